@@ -1,0 +1,1 @@
+//! Server-sent events: an incremental parser and the writer of data lines.
