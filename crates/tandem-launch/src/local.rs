@@ -1,0 +1,183 @@
+//! A deployment on this machine: frontend and workers as child processes of the launcher.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::json;
+use tandem_plan::{EngineKind, Phase, Plan};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::LaunchError;
+use crate::events::EventLog;
+use crate::probe::Probe;
+use crate::process::{Exited, ProcessSpec, Processes};
+
+/// Pause between two looks at `/health`.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What the launcher needs besides the Plan.
+#[derive(Debug, Clone)]
+pub struct LaunchOptions {
+    /// The `tandem` executable.
+    pub program: PathBuf,
+    /// The run folder; `plan.json` and `logs/` are in it.
+    pub run_dir: PathBuf,
+    /// The deployment must be ready by then.
+    pub ready_timeout: Duration,
+    /// Time between SIGTERM and SIGKILL at the end.
+    pub stop_grace: Duration,
+    /// Key that the frontend asks for (handed on by the environment variable `TANDEM_API_KEY`, which children inherit).
+    pub api_key: Option<String>,
+}
+
+/// A Plan that runs.
+#[derive(Debug)]
+pub struct Deployment {
+    processes: Processes,
+    events: EventLog,
+    options: LaunchOptions,
+    url: String,
+}
+
+impl Deployment {
+    /// Starts the frontend, then all workers. They are not ready yet: see [`Deployment::ready`].
+    ///
+    /// # Errors
+    /// When a process cannot be started, or the frontend ends before it listens.
+    pub async fn start(plan: &Plan, options: LaunchOptions, events: EventLog) -> Result<Self, LaunchError> {
+        if plan.engine == EngineKind::DynamoTrtllm {
+            let reason = "its engine is Dynamo with TensorRT-LLM, which needs GPUs and a cluster; `tandem plan` shows what it would start";
+            return Err(LaunchError::Unsupported(reason.into()));
+        }
+        let mut processes = Processes::default();
+        let deadline = Instant::now() + options.ready_timeout;
+        let frontend = frontend_spec(&options);
+        let announcement = processes.start(&frontend)?.expect("the frontend announces its addresses");
+        let addresses = tokio::select! {
+            addresses = timeout_at(deadline, announcement.read()) => addresses,
+            exited = processes.next_exit() => return Err(LaunchError::Died(exited)),
+        };
+        let not_listening =
+            || LaunchError::NotReady { seconds: options.ready_timeout.as_secs(), state: "the frontend does not listen".into() };
+        let addresses = match addresses {
+            Ok(Some(addresses)) => addresses,
+            // Its standard output ended, so it is about to be reaped: say how it ended.
+            Ok(None) => return Err(timeout_at(deadline, processes.next_exit()).await.map_or_else(|_| not_listening(), LaunchError::Died)),
+            Err(_) => return Err(not_listening()),
+        };
+        let text = |key: &str| addresses[key].as_str().unwrap_or_default().to_owned();
+        let url = format!("http://{}", text("http"));
+        for worker in &plan.workers {
+            processes.start(&worker_spec(&options, &worker.name, worker.phase, worker.index, &text("control")))?;
+        }
+        for (name, pid) in processes.pids() {
+            events.emit("process_started", json!({"name": name, "pid": pid}));
+        }
+        Ok(Deployment { processes, events, options, url })
+    }
+
+    /// Waits for the exact worker counts, then sends a canary through every prefill-decode pair.
+    ///
+    /// # Errors
+    /// [`LaunchError::Died`] as soon as a process ends, [`LaunchError::NotReady`] at the deadline, [`LaunchError::Canary`].
+    pub async fn ready(&mut self, plan: &Plan) -> Result<(), LaunchError> {
+        let probe = Probe::new(self.url.clone(), self.options.api_key.clone());
+        let check = check(probe, plan, self.options.ready_timeout);
+        tokio::select! {
+            // A death explains a failed probe better than the probe does.
+            biased;
+            exited = self.processes.next_exit() => Err(LaunchError::Died(exited)),
+            checked = check => checked,
+        }?;
+        self.events.emit("ready", json!({"url": self.url}));
+        Ok(())
+    }
+
+    /// Where clients connect, e.g. `http://127.0.0.1:34567`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Name and process id of every process.
+    #[must_use]
+    pub fn pids(&self) -> &[(String, u32)] {
+        self.processes.pids()
+    }
+
+    /// Pends until a process ends. Safe to cancel.
+    pub async fn died(&mut self) -> Exited {
+        let exited = self.processes.next_exit().await;
+        self.events.emit("process_died", json!({"name": exited.name, "code": exited.code, "signal": exited.signal, "tail": exited.tail}));
+        exited
+    }
+
+    /// Ends every process and waits until all are gone.
+    pub async fn stop(self) {
+        for exited in self.processes.stop(self.options.stop_grace).await {
+            self.events.emit("process_stopped", json!({"name": exited.name, "code": exited.code, "signal": exited.signal}));
+        }
+    }
+}
+
+async fn check(probe: Probe, plan: &Plan, within: Duration) -> Result<(), LaunchError> {
+    let deadline = Instant::now() + within;
+    loop {
+        let asking = probe.clone();
+        let health = tokio::task::spawn_blocking(move || asking.health()).await.expect("a probe does not panic");
+        let state = match health {
+            Ok(health) if health.is_complete(plan) => break,
+            Ok(health) => format!("{} prefill and {} decode workers are registered", health.n_prefill, health.n_decode),
+            Err(reason) => reason,
+        };
+        if Instant::now() >= deadline {
+            return Err(LaunchError::NotReady { seconds: within.as_secs(), state });
+        }
+        sleep(HEALTH_INTERVAL).await;
+    }
+    for prefill in plan.workers_of(Phase::Prefill) {
+        for decode in plan.workers_of(Phase::Decode) {
+            let (asking, model) = (probe.clone(), plan.model.served_name.clone());
+            let (p, d) = (prefill.name.clone(), decode.name.clone());
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+            let answer = tokio::task::spawn_blocking(move || asking.canary(&model, &p, &d, left)).await;
+            answer.expect("a probe does not panic").map_err(|reason| LaunchError::Canary {
+                prefill: prefill.name.clone(),
+                decode: decode.name.clone(),
+                reason,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// The log of a worker, as the recipe names it (counted from 1).
+#[must_use]
+pub fn worker_log(run_dir: &Path, phase: Phase, index: u32) -> PathBuf {
+    run_dir.join("logs").join(format!("output_{phase}_{}.log", index + 1))
+}
+
+fn frontend_spec(options: &LaunchOptions) -> ProcessSpec {
+    ProcessSpec {
+        name: "frontend".into(),
+        program: options.program.clone(),
+        args: vec!["serve".into(), "--plan".into(), plan_path(options), "--announce".into(), "--stop-with-stdin".into()],
+        log: options.run_dir.join("logs/output_server.log"),
+        announces: true,
+    }
+}
+
+fn worker_spec(options: &LaunchOptions, name: &str, phase: Phase, index: u32, control: &str) -> ProcessSpec {
+    let args = ["worker", "--plan", &plan_path(options), "--name", name, "--frontend", control, "--stop-with-stdin"];
+    ProcessSpec {
+        name: name.into(),
+        program: options.program.clone(),
+        args: args.iter().map(ToString::to_string).collect(),
+        log: worker_log(&options.run_dir, phase, index),
+        announces: false,
+    }
+}
+
+fn plan_path(options: &LaunchOptions) -> String {
+    options.run_dir.join("plan.json").display().to_string()
+}
