@@ -35,6 +35,19 @@ impl GpuType {
             GpuType::Cpu => "cpu",
         }
     }
+
+    /// What a node of this type offers; none for `cpu`, whose memory and ranks the user states.
+    #[must_use]
+    pub const fn hardware(self) -> Option<Hardware> {
+        let (devices_per_node, device_memory) = match self {
+            // Memory as the driver reports it in all (189,471 MiB on GB200, 180 GiB on B200, 80 GiB on H100).
+            GpuType::Gb200 => (4, Bytes::mib(189_471)),
+            GpuType::B200 => (8, Bytes::gib(180)),
+            GpuType::H100 => (8, Bytes::gib(80)),
+            GpuType::Cpu => return None,
+        };
+        Some(Hardware { gpu_type: self, devices_per_node, device_memory })
+    }
 }
 
 impl fmt::Display for GpuType {
@@ -49,7 +62,10 @@ impl FromStr for GpuType {
     /// Case does not matter, as in the published recipe.
     fn from_str(s: &str) -> Result<Self, String> {
         let lower = s.to_ascii_lowercase();
-        GpuType::ALL.into_iter().find(|g| g.name() == lower).ok_or_else(|| format!("unknown GPU type `{s}` (expected gb200, b200, h100 or cpu)"))
+        GpuType::ALL
+            .into_iter()
+            .find(|g| g.name() == lower)
+            .ok_or_else(|| format!("unknown GPU type `{s}` (expected gb200, b200, h100 or cpu)"))
     }
 }
 

@@ -30,4 +30,12 @@ impl ParallelLayout {
     pub const fn attention_dp_size(&self) -> u32 {
         if self.attention_dp { self.tp } else { 1 }
     }
+
+    /// The decoder layers of pipeline stage `stage`: contiguous, the first stages take one more when they do not divide evenly.
+    #[must_use]
+    pub const fn stage_layers(&self, n_layers: u32, stage: u32) -> std::ops::Range<u32> {
+        let (each, extra) = (n_layers / self.pp, n_layers % self.pp);
+        let start = stage * each + if stage < extra { stage } else { extra };
+        start..start + each + if stage < extra { 1 } else { 0 }
+    }
 }

@@ -5,14 +5,18 @@
 //! (`tandem-recipe`), starts nothing (`tandem-launch`) and reads no clock.
 //!
 //! Reading order: `units`, `model` (what is served), `hardware` (on what), `layout`
-//! (how one worker is spread over ranks), `plan` (everything together).
+//! (how one worker is spread over ranks), `facts` (weights and KV bytes of a rank), `memory` (what fits),
+//! `plan` (everything together).
 
+pub mod facts;
 pub mod hardware;
 pub mod layout;
+pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod units;
 
+pub use facts::WeightDtype;
 pub use hardware::{GpuType, Hardware};
 pub use layout::ParallelLayout;
 pub use model::{ModelConfig, ModelConfigError, RopeScaling};

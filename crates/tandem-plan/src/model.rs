@@ -194,7 +194,7 @@ impl ModelConfig {
                 return invalid(field, "must not be 0".into());
             }
         }
-        if self.qk_rope_head_dim % 2 != 0 {
+        if !self.qk_rope_head_dim.is_multiple_of(2) {
             return invalid("qk_rope_head_dim", "must be even".into());
         }
         if let Some(scaling) = &self.rope_scaling
@@ -203,7 +203,7 @@ impl ModelConfig {
             return invalid("rope_scaling", format!("type `{}` is not supported (expected yarn)", scaling.kind));
         }
         let Some(experts) = self.n_routed_experts else { return Ok(()) };
-        if experts % self.n_group != 0 {
+        if !experts.is_multiple_of(self.n_group) {
             return invalid("n_routed_experts", format!("{experts} is not divisible by n_group {}", self.n_group));
         }
         if self.topk_group == 0 || self.topk_group > self.n_group {
@@ -219,7 +219,7 @@ impl ModelConfig {
     #[must_use]
     pub fn is_moe_layer(&self, layer: u32) -> bool {
         self.n_routed_experts.is_some()
-            && (layer >= self.num_hidden_layers || (layer >= self.first_k_dense_replace && layer % self.moe_layer_freq == 0))
+            && (layer >= self.num_hidden_layers || (layer >= self.first_k_dense_replace && layer.is_multiple_of(self.moe_layer_freq)))
     }
 
     /// Values that the KV cache holds per token and layer: the latent and the rotated key.

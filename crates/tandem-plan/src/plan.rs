@@ -334,6 +334,21 @@ impl Plan {
         Sha256::digest(&json).iter().map(|b| format!("{b:02x}")).collect()
     }
 
+    /// SHA-256 of what is deployed, without the load and the knobs' provenance: plans that agree in it can share one deployment.
+    #[must_use]
+    pub fn deployment_hash(&self) -> String {
+        let mut deployment = self.clone();
+        deployment.knobs.clear();
+        deployment.load = LoadPlan { isl: 0, osl: 0, streaming: false, seed: 0, request_timeout_ms: 0, points: Vec::new() };
+        deployment.hash()
+    }
+
+    /// The final value of knob `name`.
+    #[must_use]
+    pub fn knob(&self, name: &str) -> Option<&serde_json::Value> {
+        self.knobs.get(name).map(|record| &record.value)
+    }
+
     /// Devices of all workers.
     #[must_use]
     pub fn n_devices(&self) -> u32 {
