@@ -1,1 +1,14 @@
-//! tandem-metrics
+//! From the records of requests to metrics, a summary and the artifacts of a run.
+//!
+//! Pure: records in, figures, strings and bytes out. Who produced the records (the load generator or the
+//! simulator) and where the bytes go is not known here. No clock, no file, no environment.
+//!
+//! Reading order: `record` (the facts of one request), `stats` (of a sample), `metrics` (one file each),
+//! `summary` (all of them, and whether they can be trusted), `artifacts` (the files).
+
+pub mod metrics;
+pub mod record;
+pub mod stats;
+
+pub use record::{Chunk, ChunkKind, ChunkLog, FailureKind, LoadPhase, Outcome, RequestRecord, RunClock, TokenCount};
+pub use stats::Stats;
