@@ -7,5 +7,7 @@
 //! Not here: which requests run (`tandem-sched`), who moves KV between workers (`tandem-kv`).
 
 pub mod engine;
+pub mod modeled;
 
 pub use engine::{Batch, BatchEntry, Engine, EngineError, EngineInfo, KvRead, NoObserver, Sampling, StepObserver, StepOutput};
+pub use modeled::ModeledEngine;
