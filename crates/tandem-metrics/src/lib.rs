@@ -4,11 +4,18 @@
 //! simulator) and where the bytes go is not known here. No clock, no file, no environment.
 //!
 //! Reading order: `record` (the facts of one request), `stats` (of a sample), `metrics` (one file each),
-//! `summary` (all of them, and whether they can be trusted), `artifacts` (the files).
+//! `summary` (all of them),
+//! `validity` (whether they can be trusted), `artifacts` (the files).
 
 pub mod metrics;
 pub mod record;
 pub mod stats;
+pub mod summary;
+pub mod validity;
 
+pub use metrics::goodput::{Slo, SloError};
+pub use metrics::{Load, Metric};
 pub use record::{Chunk, ChunkKind, ChunkLog, FailureKind, LoadPhase, Outcome, RequestRecord, RunClock, TokenCount};
 pub use stats::Stats;
+pub use summary::{Figure, Summary};
+pub use validity::{Reason, Validity, Verdict};

@@ -57,13 +57,14 @@ impl Stats {
 
     /// Statistics of a sample in which each value occurs as often as its weight says, without writing it out.
     #[must_use]
-    pub fn of_weighted(values: &[(f64, u32)]) -> Option<Stats> {
+    pub fn of_weighted(mut values: Vec<(f64, u32)>) -> Option<Stats> {
         debug_assert!(values.iter().all(|(v, _)| v.is_finite()), "metrics yield finite values only");
-        let mut sorted: Vec<(f64, u32)> = values.iter().copied().filter(|&(_, weight)| weight > 0).collect();
-        if sorted.is_empty() {
+        values.retain(|&(_, weight)| weight > 0);
+        if values.is_empty() {
             return None;
         }
-        sorted.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        values.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let sorted = values;
         let mut ends = Vec::with_capacity(sorted.len());
         let mut count = 0u64;
         for &(_, weight) in &sorted {
@@ -160,8 +161,8 @@ mod tests {
     #[test]
     fn an_empty_sample_has_no_statistics() {
         assert_eq!(Stats::of(&[]), None);
-        assert_eq!(Stats::of_weighted(&[]), None);
-        assert_eq!(Stats::of_weighted(&[(3.0, 0)]), None);
+        assert_eq!(Stats::of_weighted(vec![]), None);
+        assert_eq!(Stats::of_weighted(vec![(3.0, 0)]), None);
     }
 
     #[test]
