@@ -24,7 +24,7 @@ use crate::wire::{self, Frame, MAX_PIECE_BYTES, PREAMBLE};
 /// Work for the writer, in order.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Open { ticket: u64, extent: Extent, alive: Arc<AtomicBool> },
+    Open { ticket: u64, extent: Extent },
     Piece { ticket: u64, alive: Arc<AtomicBool>, place: PiecePlace, bytes: Bytes },
     Commit { ticket: u64, alive: Arc<AtomicBool>, first_token: u32 },
     Abort { ticket: u64 },
@@ -82,7 +82,7 @@ impl Connection {
             return Some(false);
         }
         pushes.live.insert(ticket, LivePush { alive: Arc::clone(alive), give_up });
-        self.queue(Command::Open { ticket, extent, alive: Arc::clone(alive) });
+        self.queue(Command::Open { ticket, extent });
         drop(pushes);
         self.changed.notify_one();
         Some(true)
@@ -153,11 +153,10 @@ impl Connection {
         let mut digests: HashMap<u64, Digest> = HashMap::new();
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Open { ticket, extent, alive } => {
-                    if alive.load(Ordering::Acquire) {
-                        digests.insert(ticket, Digest::default());
-                        tcp::write_frame(&mut stream, &wire::encode(Frame::Open { ticket, extent }), &[], stall).await?;
-                    }
+                // Opened even if it has been aborted since: the abort that follows then frees the reservation at once.
+                Command::Open { ticket, extent } => {
+                    digests.insert(ticket, Digest::default());
+                    tcp::write_frame(&mut stream, &wire::encode(Frame::Open { ticket, extent }), &[], stall).await?;
                 }
                 Command::Piece { ticket, alive, place, bytes } => {
                     let Some(digest) = digests.get_mut(&ticket) else { continue };
@@ -272,7 +271,7 @@ mod tests {
     fn large_pieces_are_cut_at_token_boundaries_without_loss() {
         let bytes_per_token = 1152;
         let place = PiecePlace { layer: 3, start: 100, end: 100 + 2000 };
-        let bytes: Vec<u8> = (0..2000 * bytes_per_token).map(|i| (i % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..2000 * bytes_per_token).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let parts: Vec<_> = cut(place, &bytes).collect();
         assert_eq!(parts.len(), 3);
         assert!(

@@ -12,7 +12,7 @@
 //! Reading order: `layout` (shapes, pieces, coverage), `wire` (frames), `reservations` (what
 //! the receiver decides, without IO), `receiver`, `sender` with its `connection`, `tcp`
 //! (moving frames with deadlines). Invariants: each registered ticket ends in exactly one of
-//! `Commit`, `Failed`, `Expired` or `release`, and no event of a ticket follows that end;
+//! `Commit`, `Failed`, `Aborted`, `Expired` or `release`, and no event of a ticket follows that end;
 //! each opened push that its owner does not abort ends in exactly one [`KvSendEvent`].
 //! Not here: reading and writing the cache (`tandem-engine`), choosing workers (`tandem-frontend`).
 

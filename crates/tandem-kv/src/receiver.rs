@@ -59,6 +59,12 @@ pub enum KvEvent {
         /// For logs and the client.
         reason: String,
     },
+    /// The prefill worker gave the transfer up on purpose (its request ended there or was cancelled), so nobody needs
+    /// to be told. Ends the ticket.
+    Aborted {
+        /// The reservation.
+        ticket: u64,
+    },
     /// Not committed by its deadline. Ends the ticket.
     Expired {
         /// The reservation.

@@ -190,7 +190,7 @@ impl Reader<'_> {
         let room = room(self.shared).await?;
         let mut reservations = self.shared.lock();
         if reservations.fail(ticket, self.id) {
-            room.send(KvEvent::Failed { ticket, reason: "the prefill worker aborted the transfer".to_owned() });
+            room.send(KvEvent::Aborted { ticket });
         }
         Ok(())
     }

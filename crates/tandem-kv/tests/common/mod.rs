@@ -1,6 +1,8 @@
 //! What the transfer tests share: random caches, a pair of peers on loopback, and waiting with a deadline.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod raw;
+
 use std::ops::Range;
 use std::time::Duration;
 
@@ -130,8 +132,8 @@ impl Peers {
     }
 
     pub(crate) async fn start_with(capacity: usize, sending: KvTimeouts, receiving: KvTimeouts) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("a bound socket").to_string();
         let (events_in, events) = mpsc::channel(capacity);
         let receiver = KvReceiver::start_with(listener, events_in, receiving);
         let (sent_in, sent) = mpsc::unbounded_channel();
@@ -153,7 +155,7 @@ impl Peers {
     /// A whole honest transfer, to show that the pair still works.
     pub(crate) async fn complete(&mut self, ticket: u64, shape: KvShape, n_tokens: usize) {
         let cache = Cache::random(shape, n_tokens, ticket);
-        self.receiver.register(ticket, shape, n_tokens, PATIENCE).unwrap();
+        self.receiver.register(ticket, shape, n_tokens, PATIENCE).expect("a new ticket");
         let push = self.sender.open(&target(&self.address, ticket), shape, n_tokens);
         cache.push_in_chunks(&push, 16);
         push.commit(1);
