@@ -67,7 +67,8 @@ async fn impossible_pushes_fail_at_once() {
     assert!(reason.contains("has 7 bytes, not 80"), "{reason}");
     assert!(push.is_dead());
     drop(push);
-    assert!(matches!(next(&mut peers.events).await, KvEvent::Failed { ticket: 10, .. }));
+    let event = next(&mut peers.events).await;
+    assert!(matches!(event, KvEvent::Failed { ticket: 10, .. }), "unexpected {event:?}");
     peers.stop().await;
 }
 
