@@ -59,8 +59,8 @@ pub enum KvEvent {
         /// For logs and the client.
         reason: String,
     },
-    /// The prefill worker gave the transfer up on purpose (its request ended there or was cancelled), so nobody needs
-    /// to be told. Ends the ticket.
+    /// The prefill worker gave the transfer up and knows it (its request ended there or was cancelled, or it got
+    /// [`crate::KvSendEvent::Failed`]), so nobody needs to be told. Ends the ticket.
     Aborted {
         /// The reservation.
         ticket: u64,

@@ -68,7 +68,7 @@ async fn impossible_pushes_fail_at_once() {
     assert!(push.is_dead());
     drop(push);
     let event = next(&mut peers.events).await;
-    assert!(matches!(event, KvEvent::Failed { ticket: 10, .. }), "unexpected {event:?}");
+    assert!(matches!(event, KvEvent::Aborted { ticket: 10 }), "unexpected {event:?}");
     peers.stop().await;
 }
 

@@ -150,7 +150,7 @@ async fn a_slow_receiver_stops_the_sender_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_aborted_or_dropped_push_fails_the_reservation_and_gives_no_send_event() {
+async fn an_aborted_or_dropped_push_ends_the_reservation_and_gives_no_send_event() {
     let mut peers = Peers::start(64).await;
     for ticket in [1, 2] {
         let cache = Cache::random(SHAPE, 10, ticket);
