@@ -7,12 +7,14 @@
 //! `summary` (all of them),
 //! `validity` (whether they can be trusted), `artifacts` (the files).
 
+pub mod artifacts;
 pub mod metrics;
 pub mod record;
 pub mod stats;
 pub mod summary;
 pub mod validity;
 
+pub use artifacts::{InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, Telemetry, render_point, render_run};
 pub use metrics::goodput::{Slo, SloError};
 pub use metrics::{Load, Metric};
 pub use record::{Chunk, ChunkKind, ChunkLog, FailureKind, LoadPhase, Outcome, RequestRecord, RunClock, TokenCount};

@@ -1,0 +1,53 @@
+//! `perf_summary.txt`: eight figures for people, in the shape that users of the recipe know.
+//!
+//! One block for each load point. With a single point the file is that block alone; with several, each block's
+//! title names the point's concurrency and a blank line separates blocks. A figure that does not apply
+//! (TTFT, TPOT and per-user throughput without streaming) or does not exist is `N/A`, so that the lines stay the same.
+//! Points with failed requests or invalid figures say so above their block.
+
+use crate::artifacts::python;
+use crate::metrics::{
+    Metric, output_throughput, output_throughput_per_gpu, output_throughput_per_user, request_latency, request_throughput,
+    total_throughput_per_gpu, tpot, ttft,
+};
+use crate::summary::Summary;
+use crate::validity::Verdict;
+
+const RULE: &str = "============================================================";
+
+/// Label and metric of each line, in order.
+static LINES: [(&str, &Metric); 8] = [
+    ("Request Throughput (req/sec)", &request_throughput::METRIC),
+    ("Output Token Throughput (tokens/sec)", &output_throughput::METRIC),
+    ("Output Token Throughput per User (tps/user)", &output_throughput_per_user::METRIC),
+    ("Output Token Throughput per GPU (tps/gpu)", &output_throughput_per_gpu::METRIC),
+    ("Total Token Throughput per GPU (tokens/sec)", &total_throughput_per_gpu::METRIC),
+    ("Average request latency (ms)", &request_latency::METRIC),
+    ("Average time to first token [TTFT] (ms)", &ttft::METRIC),
+    ("Average time per output token [TPOT] (ms)", &tpot::METRIC),
+];
+
+/// The file's text, from the summaries in the order of the load points.
+#[must_use]
+pub fn render(summaries: &[&Summary]) -> String {
+    let blocks: Vec<String> = summaries.iter().map(|summary| block(summary, summaries.len() > 1)).collect();
+    blocks.join("\n")
+}
+
+fn block(summary: &Summary, name_point: bool) -> String {
+    let mut out = String::new();
+    let shown = |reason: &&crate::validity::Reason| reason.verdict == Verdict::Invalid || reason.code == "failed_requests";
+    for reason in summary.validity.reasons.iter().filter(shown) {
+        out.push_str(&format!("{}: {}\n", reason.verdict.as_str().to_uppercase(), reason.message));
+    }
+    let point = match summary.load.concurrency {
+        Some(concurrency) if name_point => format!(" (concurrency {concurrency})"),
+        _ => String::new(),
+    };
+    out.push_str(&format!("{RULE}\nPERFORMANCE OVERVIEW{point}\n{RULE}\n"));
+    for (label, metric) in LINES {
+        let value = summary.avg(metric).map_or_else(|| "N/A".to_owned(), python::fixed2);
+        out.push_str(&format!("{label:<46}: {value}\n"));
+    }
+    out
+}
