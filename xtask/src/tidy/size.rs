@@ -6,10 +6,10 @@ use crate::workspace::{SourceFile, Workspace};
 /// Lines a file may have without a reason.
 const MAX_LINES: usize = 700;
 
-/// The words that introduce the reason.
-const REASON: &str = "Long because";
+/// The words that introduce the reason, in any case.
+const REASON: &str = "long because";
 
-/// No source file is longer than [`MAX_LINES`] unless its header says `Long because …`.
+/// No source file is longer than [`MAX_LINES`] unless its header says `long because …`.
 pub(super) fn no_file_is_too_long(workspace: &Workspace) -> Vec<Finding> {
     let sources = workspace.files.iter().filter(|f| [".rs", ".py", ".sh"].iter().any(|e| f.path.ends_with(e)));
     sources.filter_map(too_long).collect()
@@ -17,7 +17,7 @@ pub(super) fn no_file_is_too_long(workspace: &Workspace) -> Vec<Finding> {
 
 fn too_long(file: &SourceFile) -> Option<Finding> {
     let n_lines = file.text.lines().count();
-    let excused = header(file).any(|line| line.contains(REASON));
+    let excused = header(file).any(|line| line.to_lowercase().contains(REASON));
     (n_lines > MAX_LINES && !excused)
         .then(|| Finding::file(&file.path, format!("{n_lines} lines: split it, or say `{REASON} …` in its header (limit {MAX_LINES})")))
 }
