@@ -1,1 +1,33 @@
-//! tandem-load
+//! Load generator for OpenAI-compatible chat endpoints: from a [`LoadSpec`] to [`RequestRecord`](tandem_metrics::RequestRecord)s.
+//!
+//! Four parts that do not know each other's business: `pacing` decides when to send (pure), `prompts`
+//! makes what is sent, `transport` sends and stamps what comes back, `decode` turns stamped bytes into
+//! records. `run` joins them: a receive thread that only moves bytes, a decode thread and a prompt thread
+//! behind it. A request's failure is its record's outcome; nothing is dropped.
+//!
+//! Reading order: `spec`, `run`, `pacing`, `transport`, `decode`, `prompts`, `health`, `paced` (a server
+//! that logs when it really sent, to measure this crate against).
+//! Not here: statistics, files, reports (`tandem-metrics`), and anything about how a server was deployed.
+
+pub mod clock;
+pub mod decode;
+pub mod error;
+pub mod health;
+pub mod pacing;
+pub mod progress;
+pub mod prompts;
+pub mod run;
+pub mod spec;
+pub mod stop;
+pub mod target;
+pub mod transport;
+
+pub use error::LoadError;
+pub use health::ClientHealth;
+pub use progress::{NoProgress, Progress, Snapshot};
+pub use prompts::texts::{ByteTexts, Texts};
+pub use run::{LoadReport, run};
+pub use spec::{LoadSpec, Timeouts};
+pub use stop::{Stop, StopSignal};
+pub use target::Target;
+pub use transport::request::ApiKey;

@@ -1,0 +1,235 @@
+//! Assembles one request's record from its wire events.
+
+use tandem_metrics::{Chunk, ChunkKind, ChunkLog, FailureKind, Outcome, RequestRecord, TokenCount};
+use tandem_plan::Nanos;
+use tandem_wire::sse::{DONE, SseEvent, SseParser};
+
+use super::json::{self, Output};
+use crate::pacing::Ticket;
+use crate::transport::http::{BodyKind, Head};
+use crate::transport::outbox::Failure;
+use crate::transport::request::request_id;
+
+/// A single event over this many bytes is no chat chunk.
+const MAX_EVENT_BYTES: usize = 4 << 20;
+/// Bytes of an error response's body that are kept for its message.
+const MAX_ERROR_BODY_BYTES: usize = 16 << 10;
+
+/// What all requests of a run have in common.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Common {
+    /// Prompt length by construction.
+    pub(crate) isl: u32,
+    /// Output length asked for, to size logs.
+    pub(crate) osl: u32,
+    /// Whether to keep output texts, for counting tokens later.
+    pub(crate) keep_text: bool,
+}
+
+/// Output seen in one read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Seen {
+    /// Chunks.
+    pub(crate) n_chunks: u32,
+    /// Their tokens, unknown ones counted as one.
+    pub(crate) n_tokens: u32,
+    /// Chunks that shared the read with an earlier one.
+    pub(crate) n_clumped: u32,
+}
+
+/// A finished request.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// Its record.
+    pub(crate) record: RequestRecord,
+    /// Its output, kept only when the server did not count its tokens.
+    pub(crate) uncounted_text: Option<String>,
+}
+
+/// One request under way. Buffers stay allocated from request to request.
+#[derive(Debug)]
+pub(crate) struct Assembly {
+    common: Common,
+    sse: SseParser,
+    request: Option<Request>,
+    body: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Request {
+    record: RequestRecord,
+    head: Option<Head>,
+    text: String,
+    /// `completion_tokens` of the last chunk that had one, when usage is continuous.
+    n_tokens_so_far: Option<u32>,
+    /// The stream's end marker has been seen.
+    done: bool,
+    fault: Option<(FailureKind, String)>,
+}
+
+impl Assembly {
+    /// An assembly that waits for a request.
+    pub(crate) fn new(common: Common) -> Self {
+        Self { common, sse: SseParser::new(MAX_EVENT_BYTES), request: None, body: Vec::new() }
+    }
+
+    /// Begins a request.
+    pub(crate) fn start(&mut self, slot: u32, ticket: Ticket, due: Nanos, sent: Nanos) {
+        let mut record = RequestRecord::issued(u64::from(ticket.index), request_id(ticket.phase, ticket.index), 0, ticket.phase, due.0);
+        record.worker = slot;
+        record.start_ns = sent.0;
+        record.isl.client = Some(self.common.isl);
+        self.sse.reset();
+        self.body.clear();
+        self.request = Some(Request { record, head: None, text: String::new(), n_tokens_so_far: None, done: false, fault: None });
+    }
+
+    /// The response's head.
+    pub(crate) fn head(&mut self, at: Nanos, head: Head) {
+        let Some(request) = &mut self.request else { return };
+        request.record.ack_ns = Some(at.0);
+        request.record.http_status = Some(head.status);
+        request.head = Some(head);
+        if head.status == 200 && head.kind == BodyKind::EventStream {
+            // One chunk a token is the most that is usual; a longer stream grows the log.
+            request.record.chunks = ChunkLog::with_capacity(self.common.osl.min(1 << 16) as usize);
+        }
+    }
+
+    /// Body bytes of one read.
+    pub(crate) fn body(&mut self, at: Nanos, bytes: &[u8]) -> Seen {
+        let Some(request) = &mut self.request else { return Seen::default() };
+        let mut seen = Seen::default();
+        match request.head {
+            Some(Head { status: 200, kind: BodyKind::EventStream }) => {
+                if request.fault.is_some() {
+                    return seen;
+                }
+                let keep_text = self.common.keep_text;
+                let result = self.sse.feed(bytes, &mut |event| request.event(at, event, keep_text, &mut seen));
+                if let Err(error) = result {
+                    request.fault.get_or_insert((FailureKind::BadResponse, error.to_string()));
+                }
+            }
+            Some(Head { status: 200, .. }) => self.body.extend_from_slice(bytes),
+            _ => {
+                let room = MAX_ERROR_BODY_BYTES.saturating_sub(self.body.len());
+                self.body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+        }
+        seen
+    }
+
+    /// Ends the request; `None` when there was none.
+    pub(crate) fn end(&mut self, at: Nanos, failure: Option<Failure>) -> Option<(Finished, Seen)> {
+        let mut request = self.request.take()?;
+        let mut seen = Seen::default();
+        let whole = failure.is_none() && request.head.is_some_and(|h| h.status == 200 && h.kind == BodyKind::Whole);
+        if whole {
+            match json::parse(&self.body) {
+                Ok(output) => request.output(at, &output, self.common.keep_text, &mut seen),
+                Err(error) => request.fault = Some((FailureKind::BadResponse, error)),
+            }
+            request.done = true;
+        }
+        request.record.end_ns = at.0;
+        request.record.outcome = request.outcome(failure, &self.body);
+        // A large body's memory is not kept for the next request.
+        if self.body.capacity() > MAX_EVENT_BYTES {
+            self.body = Vec::new();
+        }
+        let count = request.record.osl.server.is_none() && self.common.keep_text;
+        Some((Finished { uncounted_text: count.then_some(request.text), record: request.record }, seen))
+    }
+}
+
+impl Request {
+    fn event(&mut self, at: Nanos, event: SseEvent<'_>, keep_text: bool, seen: &mut Seen) {
+        if event.data == DONE {
+            self.done = true;
+            return;
+        }
+        if event.data.is_empty() || self.fault.is_some() {
+            return;
+        }
+        let parsed = json::parse(event.data);
+        if event.kind == b"error" {
+            let message = parsed.ok().and_then(|o| o.error).unwrap_or_else(|| json::excerpt(event.data));
+            self.fault = Some((FailureKind::SseError, message));
+            return;
+        }
+        match parsed {
+            Ok(output) => self.output(at, &output, keep_text, seen),
+            Err(error) => self.fault = Some((FailureKind::BadResponse, error)),
+        }
+    }
+
+    fn output(&mut self, at: Nanos, output: &Output<'_>, keep_text: bool, seen: &mut Seen) {
+        if let Some(error) = &output.error {
+            self.fault = Some((FailureKind::SseError, error.clone()));
+            return;
+        }
+        if let Some(n) = output.prompt_tokens {
+            self.record.isl.server = Some(n);
+        }
+        if let Some(reason) = &output.finish_reason {
+            self.record.finish_reason = Some(reason.clone().into_owned());
+        }
+        let mut n_tokens = None;
+        if let Some(n) = output.completion_tokens {
+            self.record.osl.server = Some(n);
+            if output.has_choice {
+                n_tokens = n.checked_sub(self.n_tokens_so_far.unwrap_or(0)).filter(|n| *n > 0);
+                self.n_tokens_so_far = Some(n);
+            }
+        }
+        if !output.has_output() {
+            return;
+        }
+        let kind = if output.content.is_none() && output.reasoning.is_some() { ChunkKind::Reasoning } else { ChunkKind::Content };
+        let clumped = seen.n_chunks > 0;
+        self.record.chunks.push(Chunk { at_ns: at.0, n_tokens, kind, clumped });
+        seen.n_chunks += 1;
+        seen.n_clumped += u32::from(clumped);
+        seen.n_tokens += n_tokens.unwrap_or(1);
+        if keep_text {
+            self.text.extend(output.reasoning.as_deref());
+            self.text.extend(output.content.as_deref());
+        }
+    }
+
+    /// How the request ended. What the server said goes before how the connection ended.
+    fn outcome(&mut self, failure: Option<Failure>, body: &[u8]) -> Outcome {
+        if let Some(head) = self.head.filter(|h| h.status != 200) {
+            let said = json::parse(body).ok().and_then(|o| o.error).unwrap_or_else(|| json::excerpt(body));
+            return Outcome::failed(FailureKind::HttpStatus, format!("{}: {said}", head.status));
+        }
+        if let Some((kind, message)) = self.fault.take() {
+            return Outcome::failed(kind, message);
+        }
+        // After its end marker a stream has nothing more to say, however its connection ends.
+        let closed_after_done = self.done && failure.as_ref().is_some_and(|f| f.kind == FailureKind::Truncated);
+        if let Some(Failure { kind, message }) = failure.filter(|_| !closed_after_done) {
+            return Outcome::Failed { kind, message };
+        }
+        if !self.done && self.record.finish_reason.is_none() {
+            return Outcome::failed(FailureKind::Truncated, "the stream ended without [DONE] or a finish reason");
+        }
+        if self.record.chunks.is_empty() && self.record.osl.server.unwrap_or(0) == 0 {
+            return Outcome::failed(FailureKind::BadResponse, "a complete response without output");
+        }
+        Outcome::Ok
+    }
+}
+
+/// Fills in the client's own count of output tokens.
+pub(crate) fn count_output(finished: &mut Finished, count: &dyn Fn(&str) -> Option<u32>) {
+    if let Some(text) = finished.uncounted_text.take() {
+        let TokenCount { client, .. } = &mut finished.record.osl;
+        *client = count(&text);
+    }
+}
+
+#[cfg(test)]
+#[path = "assemble_tests.rs"]
+mod tests;

@@ -1,0 +1,9 @@
+//! Turns batches of stamped bytes into request records, behind the receive thread.
+//!
+//! Reading order: `json` (what a chunk or a response says), `assemble` (one request), `thread` (all of
+//! them). Not here: sockets, clocks, statistics. Wrong bytes make a record with an outcome, never a panic.
+
+pub mod json;
+
+pub(crate) mod assemble;
+pub(crate) mod thread;

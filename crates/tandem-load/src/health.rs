@@ -1,0 +1,244 @@
+//! Whether the client kept up: what a report needs to say that its figures are the server's and not the client's.
+
+use std::time::Duration;
+
+use tandem_metrics::{LoadPhase, RequestRecord};
+use tandem_plan::Nanos;
+
+/// How the client itself fared in a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClientHealth {
+    /// What the receive thread counted.
+    pub receive: ReceiveHealth,
+    /// CPU time of each thread of the run, by name.
+    pub cpu: Vec<(&'static str, Duration)>,
+    /// From the first request to the end of the last response.
+    pub wall: Duration,
+    /// Output chunks received.
+    pub n_chunks: u64,
+    /// Chunks that shared a read with an earlier one, so that their stamps are late by an unknown amount.
+    pub n_clumped_chunks: u64,
+    /// Requests that the load wanted in flight, if it has a cap.
+    pub in_flight_nominal: Option<u32>,
+    /// Mean requests in flight between the first and the last start of a measured request.
+    pub in_flight_mean: f64,
+    /// Requests that were in flight at a time at most.
+    pub in_flight_peak: u32,
+    /// How late scheduled requests were sent: the mean and the worst. Zero in a closed loop.
+    pub schedule_lag: (Nanos, Nanos),
+}
+
+impl ClientHealth {
+    /// CPU time of all threads.
+    #[must_use]
+    pub fn cpu_total(&self) -> Duration {
+        self.cpu.iter().map(|(_, time)| *time).sum()
+    }
+
+    /// Share of the wall time in which the receive thread was on a CPU; near 1 the client is the bottleneck.
+    #[must_use]
+    pub fn receive_utilisation(&self) -> f64 {
+        let busy = self.cpu.iter().find(|(name, _)| *name == RECEIVE_THREAD).map_or(0.0, |(_, time)| time.as_secs_f64());
+        if self.wall.is_zero() { 0.0 } else { busy / self.wall.as_secs_f64() }
+    }
+
+    /// Microseconds of CPU time a chunk, all threads.
+    #[must_use]
+    pub fn cpu_us_per_chunk(&self) -> Option<f64> {
+        (self.n_chunks > 0).then(|| self.cpu_total().as_secs_f64() * 1e6 / self.n_chunks as f64)
+    }
+
+    /// Share of chunks that shared a read with an earlier one.
+    #[must_use]
+    pub fn clumped_share(&self) -> f64 {
+        if self.n_chunks == 0 { 0.0 } else { self.n_clumped_chunks as f64 / self.n_chunks as f64 }
+    }
+}
+
+/// Name of the receive thread.
+pub(crate) const RECEIVE_THREAD: &str = "load-receive";
+/// Name of the decode thread.
+pub(crate) const DECODE_THREAD: &str = "load-decode";
+/// Name of the prompt thread.
+pub(crate) const PROMPT_THREAD: &str = "load-prompts";
+
+/// What the receive thread counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReceiveHealth {
+    /// Reads that returned bytes.
+    pub n_reads: u64,
+    /// Reads without a kernel stamp, which got the clock's.
+    pub n_unstamped_reads: u64,
+    /// Bytes read.
+    pub n_bytes: u64,
+    /// Time from the kernel's stamp to the end of the read: how far the receive thread is behind.
+    pub read_lag: LagHistogram,
+    /// Largest change of the wall clock against the monotonic one between two comparisons, 250 ms apart.
+    pub wall_drift_max: Nanos,
+    /// Connections begun.
+    pub n_connects: u64,
+    /// Requests sent again because the server had closed an idle connection.
+    pub n_resent: u64,
+    /// Times that a server sent bytes beyond its response.
+    pub n_unasked: u64,
+    /// Times that a request was due before it had been made.
+    pub n_supply_waits: u64,
+    /// Times that the receive thread had to wait for the decode thread.
+    pub n_decoder_waits: u64,
+    /// Requests that were never sent.
+    pub n_not_sent: u32,
+    /// Whether the run was stopped from outside.
+    pub stopped: bool,
+}
+
+impl ReceiveHealth {
+    /// Where the stamps came from: `kernel`, `clock`, or `mixed`.
+    #[must_use]
+    pub fn stamp_source(&self) -> &'static str {
+        match self.n_unstamped_reads {
+            0 if self.n_reads > 0 => "kernel",
+            n if n < self.n_reads => "mixed",
+            _ => "clock",
+        }
+    }
+}
+
+/// A histogram of waits: eight buckets to each power of two, so a bucket is 12 % wide at most.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LagHistogram {
+    counts: Vec<u64>,
+    n: u64,
+}
+
+impl Default for LagHistogram {
+    fn default() -> Self {
+        Self { counts: vec![0; 64 * 8], n: 0 }
+    }
+}
+
+impl LagHistogram {
+    /// Adds one.
+    pub fn add(&mut self, lag: Nanos) {
+        self.counts[bucket(lag.0)] += 1;
+        self.n += 1;
+    }
+
+    /// How many were added.
+    #[must_use]
+    pub fn n(&self) -> u64 {
+        self.n
+    }
+
+    /// Upper edge of the bucket that holds the quantile `q` of 0..=1; zero when empty.
+    #[must_use]
+    pub fn quantile(&self, q: f64) -> Nanos {
+        let wanted = (q * self.n as f64).ceil().max(1.0);
+        let mut seen = 0;
+        for (i, n) in self.counts.iter().enumerate() {
+            seen += n;
+            if *n > 0 && seen as f64 >= wanted {
+                return Nanos(upper_edge(i));
+            }
+        }
+        Nanos::ZERO
+    }
+}
+
+fn bucket(nanos: u64) -> usize {
+    if nanos < 8 {
+        return usize::try_from(nanos).expect("less than 8");
+    }
+    let power = 63 - nanos.leading_zeros();
+    let eighth = (nanos >> (power - 3)) & 7;
+    (power as usize - 2) * 8 + usize::try_from(eighth).expect("less than 8")
+}
+
+fn upper_edge(bucket: usize) -> u64 {
+    if bucket < 8 {
+        return bucket as u64;
+    }
+    let (power, eighth) = (bucket / 8 + 2, bucket % 8);
+    let width = 1u64 << (power - 3);
+    (8 + eighth as u64) * width + (width - 1)
+}
+
+/// Mean (between the first and the last start of a measured request) and peak of requests in flight, from the records of a run.
+#[must_use]
+pub fn in_flight(records: &[RequestRecord]) -> (f64, u32) {
+    let measured = || records.iter().filter(|r| r.phase == LoadPhase::Profiling).map(|r| r.start_ns);
+    let (Some(from), Some(to)) = (measured().min(), measured().max()) else { return (0.0, 0) };
+    let mut edges: Vec<(u64, i32)> = records.iter().flat_map(|r| [(r.start_ns, 1), (r.end_ns.max(r.start_ns), -1)]).collect();
+    // Ends before starts at the same time, as in the loop itself.
+    edges.sort_unstable();
+    let (mut n, mut peak, mut area, mut last) = (0i64, 0i64, 0.0, from);
+    for (at, change) in edges {
+        let clipped = at.clamp(from, to);
+        area += n as f64 * (clipped.saturating_sub(last)) as f64;
+        last = last.max(clipped);
+        n += i64::from(change);
+        peak = peak.max(n);
+    }
+    let mean = if to > from { area / (to - from) as f64 } else { peak as f64 };
+    (mean, u32::try_from(peak).unwrap_or(0))
+}
+
+/// CPU time of the calling thread.
+#[cfg(target_os = "linux")]
+pub(crate) fn thread_cpu() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_THREAD) else { return Duration::ZERO };
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// CPU time of the calling thread: not known here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn thread_cpu() -> Duration {
+    Duration::ZERO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lag_lies_in_a_bucket_whose_edge_is_close_above_it() {
+        let mut previous = 0;
+        for nanos in (0..20_000).chain([1 << 40, u64::MAX / 2, u64::MAX]) {
+            let i = bucket(nanos);
+            assert!(upper_edge(i) >= nanos && upper_edge(i) - nanos <= nanos / 8, "{nanos}: {}", upper_edge(i));
+            assert!(i >= previous);
+            previous = i;
+        }
+    }
+
+    #[test]
+    fn quantiles_follow_the_counts() {
+        let mut lags = LagHistogram::default();
+        assert_eq!(lags.quantile(0.5), Nanos::ZERO);
+        (0..99).for_each(|_| lags.add(Nanos(5)));
+        lags.add(Nanos(1_000_000));
+        assert_eq!(lags.quantile(0.5), Nanos(5));
+        assert_eq!(lags.quantile(0.99), Nanos(5));
+        assert!(lags.quantile(1.0).0 >= 1_000_000);
+    }
+
+    #[test]
+    fn requests_in_flight_are_averaged_between_the_first_and_last_measured_start() {
+        let record = |phase, start, end| {
+            let mut r = RequestRecord::issued(0, "x", 0, phase, start);
+            (r.start_ns, r.end_ns) = (start, end);
+            r
+        };
+        let records = [
+            record(LoadPhase::Warmup, 0, 150),
+            record(LoadPhase::Profiling, 100, 200),
+            record(LoadPhase::Profiling, 150, 250),
+            record(LoadPhase::Profiling, 200, 300),
+        ];
+        assert_eq!(in_flight(&records), (2.0, 2));
+        assert_eq!(in_flight(&records[..1]), (0.0, 0));
+    }
+}

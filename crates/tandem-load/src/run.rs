@@ -1,0 +1,194 @@
+//! Runs a load from a specification to records: starts the threads, watches them, puts together what they return.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::Duration;
+
+use tandem_metrics::{LoadPhase, RequestRecord, RunClock};
+use tandem_plan::Nanos;
+
+use crate::clock::Clock;
+use crate::decode::assemble::{Common, count_output};
+use crate::decode::thread::{Received, decode};
+use crate::error::LoadError;
+use crate::health::{ClientHealth, DECODE_THREAD, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, thread_cpu};
+use crate::progress::{Live, Progress};
+use crate::prompts::requests::Requests;
+use crate::prompts::texts::Texts;
+use crate::spec::LoadSpec;
+use crate::stop::StopSignal;
+use crate::transport::outbox::outbox;
+use crate::transport::receive::{ReceiveConfig, receive};
+use crate::transport::supply::supply;
+
+/// How often progress is shown.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// Files that a process has open beside its connections.
+const OTHER_FILES: u64 = 64;
+
+/// What a run yields.
+#[derive(Debug)]
+pub struct LoadReport {
+    /// One for each request that was sent, warm-up first, each phase in the order of sending.
+    pub records: Vec<RequestRecord>,
+    /// Ties the records' times to the wall clock.
+    pub clock: RunClock,
+    /// How the client fared.
+    pub health: ClientHealth,
+    /// Prompts that had been sent before, for want of different ones of that length.
+    pub n_repeated_prompts: u32,
+    /// Measured requests whose `usage.prompt_tokens` was not the wanted length.
+    pub n_isl_mismatches: u32,
+}
+
+impl LoadReport {
+    /// Whether every request of the specification was sent.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.health.receive.n_not_sent == 0 && !self.health.receive.stopped
+    }
+}
+
+/// Runs `spec` to its end, or until `stop` says otherwise; blocks.
+///
+/// Requests that fail are records with an outcome.
+///
+/// # Errors
+/// When the specification is impossible, the server cannot be reached at all, or the system refuses what a run needs.
+pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, stop: &Arc<StopSignal>) -> Result<LoadReport, LoadError> {
+    spec.check()?;
+    let n_repeated = Arc::new(AtomicU32::new(0));
+    let requests = Requests::new(spec, texts.clone(), n_repeated.clone())?;
+    let address = spec.target.reachable_address(spec.timeouts.connect.into())?;
+    allow_open_files(spec)?;
+    let config = ReceiveConfig {
+        address,
+        load: spec.load.clone(),
+        seed: spec.seed,
+        max_connections: spec.max_connections as usize,
+        n_open_first: spec.n_open_first(),
+        timeouts: spec.timeouts,
+        limits: spec.limits,
+        kernel_stamps: spec.kernel_stamps,
+    };
+    let common = Common { isl: spec.isl, osl: spec.osl, keep_text: true };
+    let clock = Clock::start();
+    let (received, mut health) = run_threads(config, clock, requests, common, spec.n_total(), progress, stop)?;
+    let records = finish_records(received, &*texts);
+    health.schedule_lag = schedule_lag(&records, spec);
+    (health.in_flight_mean, health.in_flight_peak) = in_flight(&records);
+    health.in_flight_nominal = spec.load.max_in_flight.and_then(|n| u32::try_from(n).ok());
+    Ok(LoadReport {
+        n_isl_mismatches: count(records.iter().filter(|r| r.phase == LoadPhase::Profiling && r.isl.server.is_some_and(|n| n != spec.isl))),
+        records,
+        clock: RunClock { wall_origin_ns: clock.origin_unix_nanos() },
+        health,
+        n_repeated_prompts: n_repeated.load(Ordering::Relaxed),
+    })
+}
+
+fn run_threads(
+    config: ReceiveConfig,
+    clock: Clock,
+    requests: Requests,
+    common: Common,
+    n_total: u64,
+    progress: &mut dyn Progress,
+    stop: &Arc<StopSignal>,
+) -> Result<(Received, ClientHealth), LoadError> {
+    let live = Arc::new(Live::default());
+    let (outbox, inbox) = outbox();
+    let (supply, maker) = supply();
+    let (ended, at_end) = channel::<()>();
+    let n_log = usize::try_from(n_total).unwrap_or(usize::MAX);
+    let (live_receive, live_decode, stop) = (live.clone(), live.clone(), stop.clone());
+    let prompts = spawn(PROMPT_THREAD, move || maker.run(requests))?;
+    let decoder = spawn(DECODE_THREAD, move || decode(&inbox, common, n_log, &live_decode))?;
+    let receiver = spawn(RECEIVE_THREAD, move || {
+        let _ended = ended;
+        receive(config, clock, supply, outbox, live_receive, stop)
+    })?;
+    while at_end.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
+        progress.show(&live.snapshot(clock.now(), n_total));
+    }
+    let (result, receive_cpu) = join(receiver, RECEIVE_THREAD)?;
+    let (received, decode_cpu) = join(decoder, DECODE_THREAD)?;
+    let ((), prompt_cpu) = join(prompts, PROMPT_THREAD)?;
+    let receive: ReceiveHealth = result.map_err(|source| LoadError::System { action: "receive", source })?;
+    let last = live.snapshot(clock.now(), n_total);
+    progress.show(&last);
+    let health = ClientHealth {
+        receive,
+        cpu: vec![(RECEIVE_THREAD, receive_cpu), (DECODE_THREAD, decode_cpu), (PROMPT_THREAD, prompt_cpu)],
+        wall: last.elapsed.into(),
+        n_chunks: received.n_chunks,
+        n_clumped_chunks: received.n_clumped,
+        in_flight_nominal: None,
+        in_flight_mean: 0.0,
+        in_flight_peak: 0,
+        schedule_lag: (Nanos::ZERO, Nanos::ZERO),
+    };
+    Ok((received, health))
+}
+
+type Running<T> = thread::JoinHandle<(T, Duration)>;
+
+/// Starts a thread that also returns its CPU time.
+fn spawn<T: Send + 'static>(name: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Result<Running<T>, LoadError> {
+    let body = move || {
+        let value = work();
+        (value, thread_cpu())
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(body).map_err(|source| LoadError::System { action: "start a thread", source })
+}
+
+fn join<T>(running: Running<T>, thread: &'static str) -> Result<(T, Duration), LoadError> {
+    running.join().map_err(|_| LoadError::Panicked { thread })
+}
+
+fn finish_records(received: Received, texts: &dyn Texts) -> Vec<RequestRecord> {
+    let mut finished = received.finished;
+    finished.iter_mut().for_each(|f| count_output(f, &|text| texts.count(text)));
+    let mut records: Vec<_> = finished.into_iter().map(|f| f.record).collect();
+    records.sort_by_key(|r| (r.phase == LoadPhase::Profiling, r.index));
+    records
+}
+
+/// Mean and worst delay between when a request was due and when its sending began.
+fn schedule_lag(records: &[RequestRecord], spec: &LoadSpec) -> (Nanos, Nanos) {
+    if spec.load.arrivals == crate::pacing::Arrivals::ClosedLoop || records.is_empty() {
+        return (Nanos::ZERO, Nanos::ZERO);
+    }
+    let lags = || records.iter().map(|r| r.start_ns.saturating_sub(r.scheduled_ns));
+    (Nanos(lags().sum::<u64>() / records.len() as u64), Nanos(lags().max().unwrap_or(0)))
+}
+
+fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}
+
+/// Raises the limit of open files as far as the run needs and the system lets it.
+#[cfg(unix)]
+fn allow_open_files(spec: &LoadSpec) -> Result<(), LoadError> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let system = |action| move |e: nix::errno::Errno| LoadError::System { action, source: io::Error::from(e) };
+    let wanted = spec.load.max_in_flight.unwrap_or(usize::MAX).min(spec.max_connections as usize) as u64 + OTHER_FILES;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
+    if soft >= wanted {
+        return Ok(());
+    }
+    if hard < wanted && spec.load.max_in_flight.is_some() {
+        let reason = format!("needs {wanted} open files, but the system allows {hard} (ulimit -n)");
+        return Err(LoadError::Spec { field: "concurrency", reason });
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).map_err(system("raise the limit of open files"))
+}
+
+#[cfg(not(unix))]
+fn allow_open_files(_: &LoadSpec) -> Result<(), LoadError> {
+    Ok(())
+}

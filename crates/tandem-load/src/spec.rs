@@ -1,0 +1,201 @@
+//! What a load run is to do: plain data, checked once.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+use tandem_plan::Nanos;
+
+use crate::error::LoadError;
+use crate::pacing::{Arrivals, Load};
+use crate::target::Target;
+use crate::transport::http::Limits;
+use crate::transport::request::ApiKey;
+
+/// Deadlines of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For one connection.
+    pub connect: Nanos,
+    /// For one request, from its sending to the end of its response.
+    pub request: Nanos,
+    /// Without a byte in either direction on a request's connection. Has to exceed the time to first token.
+    pub no_progress: Nanos,
+    /// For requests in flight after a graceful stop.
+    pub grace: Nanos,
+}
+
+impl Timeouts {
+    /// Long enough for a saturated deployment of a large model.
+    pub const DEFAULT: Timeouts = Timeouts {
+        connect: Nanos::from_millis(10_000),
+        request: Nanos::from_millis(3_600_000),
+        no_progress: Nanos::from_millis(600_000),
+        grace: Nanos::from_millis(30_000),
+    };
+}
+
+/// A load run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadSpec {
+    /// The server.
+    pub target: Target,
+    /// Model name as the server knows it.
+    pub model: String,
+    /// When requests are sent, and how many.
+    pub load: Load,
+    /// Prompt length, tokens.
+    pub isl: u32,
+    /// Output length, tokens.
+    pub osl: u32,
+    /// Whether responses are streamed.
+    pub streaming: bool,
+    /// Makes prompts and random schedules repeatable.
+    pub seed: u64,
+    /// Whether the prompt is made shorter by what the chat template adds, so that the server's `usage.prompt_tokens` is `isl`.
+    pub isl_includes_template: bool,
+    /// Whether streamed responses are to end with `usage` (`stream_options.include_usage`).
+    pub include_usage: bool,
+    /// Further fields of each request's body, after ours; one of the same name replaces ours in its place.
+    pub extra_inputs: Map<String, Value>,
+    /// Further headers.
+    pub headers: Vec<(String, String)>,
+    /// Sent as bearer token; never shown.
+    pub api_key: Option<ApiKey>,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Sizes beyond which a response is refused.
+    pub limits: Limits,
+    /// Connections at most, for loads without a cap.
+    pub max_connections: u32,
+    /// Whether to use the kernel's receive stamps where it has them.
+    pub kernel_stamps: bool,
+}
+
+impl LoadSpec {
+    /// The recipe's load on `url`: a closed loop with a warm-up of twice the concurrency, streamed, seed 100, everything else at its default.
+    ///
+    /// # Errors
+    /// [`LoadError::Url`].
+    pub fn closed_loop(url: &str, model: &str, concurrency: u32, n_requests: u32, isl: u32, osl: u32) -> Result<Self, LoadError> {
+        Ok(Self {
+            target: Target::parse(url)?,
+            model: model.to_owned(),
+            load: Load {
+                arrivals: Arrivals::ClosedLoop,
+                max_in_flight: Some(concurrency as usize),
+                n_warmup: concurrency.saturating_mul(2),
+                n_requests,
+            },
+            isl,
+            osl,
+            streaming: true,
+            seed: 100,
+            isl_includes_template: false,
+            include_usage: true,
+            extra_inputs: Map::new(),
+            headers: Vec::new(),
+            api_key: None,
+            timeouts: Timeouts::DEFAULT,
+            limits: Limits::DEFAULT,
+            max_connections: 4096,
+            kernel_stamps: true,
+        })
+    }
+
+    /// Requests of the run, warm-up included.
+    #[must_use]
+    pub fn n_total(&self) -> u64 {
+        u64::from(self.load.n_warmup) + u64::from(self.load.n_requests)
+    }
+
+    /// Connections that are open before the first request.
+    #[must_use]
+    pub(crate) fn n_open_first(&self) -> usize {
+        let wanted = self.load.max_in_flight.unwrap_or(16).min(self.max_connections as usize);
+        usize::try_from(self.n_total()).unwrap_or(usize::MAX).min(wanted)
+    }
+
+    /// Checks what can be checked without a server.
+    ///
+    /// # Errors
+    /// [`LoadError::Spec`] naming the field.
+    pub fn check(&self) -> Result<(), LoadError> {
+        let bad = |field, reason: &str| Err(LoadError::Spec { field, reason: reason.to_owned() });
+        if self.model.is_empty() {
+            return bad("model", "is empty");
+        }
+        if self.isl == 0 {
+            return bad("isl", "must be at least 1");
+        }
+        if self.osl == 0 {
+            return bad("osl", "must be at least 1");
+        }
+        if self.load.n_requests == 0 {
+            return bad("n_requests", "must be at least 1");
+        }
+        if self.load.n_warmup.checked_add(self.load.n_requests).is_none() {
+            return bad("n_requests", "is too large");
+        }
+        if self.load.max_in_flight == Some(0) {
+            return bad("concurrency", "must be at least 1");
+        }
+        if self.load.arrivals == Arrivals::ClosedLoop && self.load.max_in_flight.is_none() {
+            return bad("concurrency", "a closed loop needs one");
+        }
+        if self.max_connections == 0
+            || self.load.max_in_flight.is_some_and(|n| n > MAX_CONNECTIONS)
+            || self.max_connections as usize > MAX_CONNECTIONS
+        {
+            return bad("concurrency", "must be between 1 and 60000: one address has no more ports");
+        }
+        let positive = |x: f64| x.is_finite() && x > 0.0;
+        match &self.load.arrivals {
+            Arrivals::Constant { rate } | Arrivals::Gamma { rate, .. } if !positive(*rate) => bad("rate", "must be positive"),
+            Arrivals::Gamma { shape, .. } if !positive(*shape) => bad("shape", "must be positive"),
+            Arrivals::Trace(times) if !times.is_sorted() => bad("trace", "times must ascend"),
+            _ => self.check_timeouts(),
+        }
+    }
+
+    fn check_timeouts(&self) -> Result<(), LoadError> {
+        let t = &self.timeouts;
+        let shortest = Nanos::from(Duration::from_millis(1));
+        for (field, value) in [("connect timeout", t.connect), ("request timeout", t.request), ("no-progress timeout", t.no_progress)] {
+            if value < shortest {
+                return Err(LoadError::Spec { field, reason: "must be at least 1 ms".into() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One address and port has fewer local ports than this towards it.
+const MAX_CONNECTIONS: usize = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_fields_are_refused_by_name() {
+        let spec = || LoadSpec::closed_loop("h", "m", 2, 10, 8, 8).unwrap();
+        spec().check().unwrap();
+        let cases: [(&str, fn(&mut LoadSpec)); 10] = [
+            ("model", |s| s.model.clear()),
+            ("isl", |s| s.isl = 0),
+            ("osl", |s| s.osl = 0),
+            ("n_requests", |s| s.load.n_requests = 0),
+            ("n_requests", |s| s.load.n_warmup = u32::MAX),
+            ("concurrency", |s| s.load.max_in_flight = Some(0)),
+            ("concurrency", |s| s.load.max_in_flight = None),
+            ("rate", |s| s.load.arrivals = Arrivals::Constant { rate: f64::NAN }),
+            ("shape", |s| s.load.arrivals = Arrivals::Gamma { rate: 1.0, shape: 0.0 }),
+            ("trace", |s| s.load.arrivals = Arrivals::Trace(vec![Nanos(2), Nanos(1)])),
+        ];
+        for (field, spoil) in cases {
+            let mut s = spec();
+            spoil(&mut s);
+            assert!(matches!(s.check(), Err(LoadError::Spec { field: f, .. }) if f == field), "{field}");
+        }
+    }
+}

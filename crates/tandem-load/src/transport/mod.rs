@@ -1,0 +1,20 @@
+//! Sends requests and receives bytes, each read with its stamp. Knows HTTP/1.1 framing, and nothing of
+//! server-sent events, JSON or metrics.
+//!
+//! One thread owns all sockets. It sleeps in epoll, reads, stamps, cuts the HTTP framing off (it has to
+//! know where a response ends to send the next request), appends the body bytes to a batch and does
+//! nothing else; batches go to the decode thread.
+//!
+//! Reading order: `http` (responses), `request` (requests), `socket` (reads with stamps), `outbox` (what
+//! leaves for the decoder), `supply` (what comes from the prompt thread), `receive` (the loop), `timers`
+//! (deadlines and precise waits).
+
+pub mod http;
+pub mod request;
+
+pub(crate) mod outbox;
+pub(crate) mod receive;
+pub(crate) mod slot;
+pub(crate) mod socket;
+pub(crate) mod supply;
+pub(crate) mod timer;

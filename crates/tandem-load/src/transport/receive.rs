@@ -1,0 +1,549 @@
+//! The loop that owns the sockets: wait, handle what is ready, send what is due, look at deadlines.
+//!
+//! Invariants: requests in flight are exactly the slots with work; each ticket that the pacer gave out
+//! leaves through the outbox as one start and one end; a slot in `free` has no work.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token};
+use tandem_metrics::FailureKind;
+use tandem_plan::Nanos;
+
+use super::http::{Limits, Piece};
+use super::outbox::{Failure, Outbox, What};
+use super::slot::{Link, Slot, Work};
+use super::socket::Socket;
+use super::supply::Supply;
+use super::timer::Timer;
+use crate::clock::{Clock, WallOffset};
+use crate::health::ReceiveHealth;
+use crate::pacing::{Load, Pacer, Turn};
+use crate::progress::Live;
+use crate::spec::Timeouts;
+use crate::stop::{Stop, StopSignal};
+
+/// Connections that are being opened at a time: a server's accept queue may be short, and a SYN dropped costs a second.
+const MAX_CONNECTING: usize = 64;
+/// A read takes at most this many bytes.
+const READ_BYTES: usize = 64 << 10;
+/// How often the wall clock is compared with the monotonic one.
+const RECALIBRATE: Nanos = Nanos::from_millis(250);
+const TIMER: Token = Token(usize::MAX);
+
+/// What the loop needs.
+#[derive(Debug)]
+pub(crate) struct ReceiveConfig {
+    /// The server.
+    pub(crate) address: SocketAddr,
+    /// What to send when.
+    pub(crate) load: Load,
+    /// Seed of random schedules.
+    pub(crate) seed: u64,
+    /// Slots at most: the cap of loads that have none of their own.
+    pub(crate) max_connections: usize,
+    /// Connections opened before the first request.
+    pub(crate) n_open_first: usize,
+    /// Deadlines.
+    pub(crate) timeouts: Timeouts,
+    /// Sizes.
+    pub(crate) limits: Limits,
+    /// Whether to ask the kernel for stamps.
+    pub(crate) kernel_stamps: bool,
+}
+
+/// Sends the whole load and receives its responses; returns when nothing is in flight and nothing is left to send, or stopped.
+///
+/// # Errors
+/// When the system refuses a poll, a timer or the first sockets.
+pub(crate) fn receive(
+    config: ReceiveConfig,
+    clock: Clock,
+    supply: Supply,
+    outbox: Outbox,
+    live: Arc<Live>,
+    stop: Arc<StopSignal>,
+) -> io::Result<ReceiveHealth> {
+    let mut receiver = Receiver::new(config, clock, supply, outbox, live, stop)?;
+    receiver.open_first()?;
+    receiver.run()?;
+    Ok(receiver.finish())
+}
+
+struct Receiver {
+    config: ReceiveConfig,
+    clock: Clock,
+    poll: Poll,
+    timer: Timer,
+    slots: Vec<Slot>,
+    /// Slots without work; the one freed last is used first, as its connection is the warmest.
+    free: Vec<usize>,
+    pacer: Pacer,
+    n_in_flight: usize,
+    supply: Supply,
+    outbox: Outbox,
+    live: Arc<Live>,
+    stop: Arc<StopSignal>,
+    /// When in-flight requests are cut, once sending has stopped.
+    cut_at: Option<Nanos>,
+    wall: WallOffset,
+    calibrated: Nanos,
+    scanned: Nanos,
+    wake_at: Option<Nanos>,
+    buffer: Vec<u8>,
+    health: ReceiveHealth,
+}
+
+impl Receiver {
+    fn new(
+        config: ReceiveConfig,
+        clock: Clock,
+        supply: Supply,
+        outbox: Outbox,
+        live: Arc<Live>,
+        stop: Arc<StopSignal>,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let timer = Timer::new(poll.registry(), TIMER)?;
+        let now = clock.now();
+        Ok(Self {
+            pacer: Pacer::new(&config.load, now, config.seed),
+            wall: WallOffset::measure(&clock),
+            calibrated: now,
+            scanned: now,
+            wake_at: None,
+            cut_at: None,
+            slots: Vec::new(),
+            free: Vec::new(),
+            n_in_flight: 0,
+            buffer: vec![0; READ_BYTES],
+            health: ReceiveHealth::default(),
+            config,
+            clock,
+            poll,
+            timer,
+            supply,
+            outbox,
+            live,
+            stop,
+        })
+    }
+
+    /// Opens connections before the first request, a few at a time. One that fails here is tried again by its first request.
+    fn open_first(&mut self) -> io::Result<()> {
+        let n = self.config.n_open_first;
+        let deadline = self.clock.now() + self.config.timeouts.connect;
+        let mut events = Events::with_capacity(256);
+        while self.clock.now() < deadline && self.stop.level() == Stop::No {
+            let n_connecting = self.slots.iter().filter(|s| matches!(s.link, Link::Connecting { .. })).count();
+            if self.slots.len() == n && n_connecting == 0 {
+                break;
+            }
+            for _ in n_connecting..MAX_CONNECTING.min(n_connecting + n - self.slots.len()) {
+                let i = self.add_slot();
+                self.free.push(i);
+                self.connect(i);
+            }
+            self.poll(&mut events, Duration::from_millis(50))?;
+            for event in &events {
+                self.handle(event);
+            }
+        }
+        // Slot 0 first, so that the first requests take the connections in order.
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+        self.supply.fill(n);
+        Ok(())
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        self.pacer = Pacer::new(&self.capped_load(), self.clock.now(), self.config.seed);
+        self.live.start(self.clock.now());
+        self.dispatch();
+        while self.n_in_flight > 0 || (self.pacer.n_left() > 0 && self.cut_at.is_none()) {
+            let wait = self.next_wait()?;
+            self.poll(&mut events, wait)?;
+            for event in &events {
+                self.handle(event);
+            }
+            self.dispatch();
+            self.look_after_time();
+        }
+        self.outbox.flush();
+        Ok(())
+    }
+
+    fn finish(mut self) -> ReceiveHealth {
+        self.health.n_supply_waits = self.supply.n_waits;
+        self.health.n_decoder_waits = self.outbox.n_waits;
+        self.health.n_not_sent = self.pacer.n_left();
+        self.health.stopped = self.cut_at.is_some();
+        self.health
+    }
+
+    /// A load without a cap is capped by the connections that may be opened.
+    fn capped_load(&self) -> Load {
+        let cap = self.config.load.max_in_flight.unwrap_or(usize::MAX).min(self.config.max_connections);
+        Load { max_in_flight: Some(cap), ..self.config.load.clone() }
+    }
+
+    fn poll(&mut self, events: &mut Events, wait: Duration) -> io::Result<()> {
+        match self.poll.poll(events, Some(wait)) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            result => result,
+        }
+    }
+
+    /// How long the poll may sleep. Waits for a scheduled request go through the precise timer.
+    fn next_wait(&mut self) -> io::Result<Duration> {
+        let now = self.clock.now();
+        let mut until = self.scanned + self.scan_interval();
+        if let Some(due) = self.outbox.due() {
+            until = until.min(due);
+        }
+        if let Some(due) = self.wake_at {
+            self.timer.set(due.saturating_sub(now).into())?;
+            if Timer::is_coarse() {
+                until = until.min(due);
+            }
+        }
+        Ok(until.saturating_sub(now).into())
+    }
+
+    fn scan_interval(&self) -> Nanos {
+        let t = &self.config.timeouts;
+        let shortest = t.request.min(t.no_progress).min(t.connect).min(t.grace);
+        Nanos((shortest.0 / 8).clamp(1_000_000, 50_000_000))
+    }
+
+    fn handle(&mut self, event: &mio::event::Event) {
+        let i = event.token().0;
+        if i >= self.slots.len() {
+            return;
+        }
+        if matches!(self.slots[i].link, Link::Connecting { .. }) {
+            self.continue_connect(i);
+        }
+        if event.is_writable() {
+            self.continue_write(i);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.read(i, event.is_read_closed() || event.is_error());
+        }
+    }
+
+    // ---- connections ----
+
+    fn add_slot(&mut self) -> usize {
+        self.slots.push(Slot::new(self.config.limits));
+        self.slots.len() - 1
+    }
+
+    fn connect(&mut self, i: usize) {
+        match Socket::connect(self.config.address, self.poll.registry(), Token(i), self.config.kernel_stamps) {
+            Ok(socket) => {
+                self.health.n_connects += 1;
+                self.slots[i].link = Link::Connecting { socket, since: self.clock.now() };
+            }
+            Err(error) => self.connect_failed(i, &error.to_string()),
+        }
+    }
+
+    fn continue_connect(&mut self, i: usize) {
+        let slot = &mut self.slots[i];
+        match std::mem::replace(&mut slot.link, Link::Closed) {
+            Link::Connecting { socket, since } => match socket.finish_connect() {
+                Ok(true) => {
+                    slot.reader.reset();
+                    slot.link = Link::Open { socket, n_served: 0 };
+                    self.begin_write(i);
+                }
+                Ok(false) => slot.link = Link::Connecting { socket, since },
+                Err(error) => self.connect_failed(i, &error.to_string()),
+            },
+            link => slot.link = link,
+        }
+    }
+
+    fn connect_failed(&mut self, i: usize, error: &str) {
+        self.slots[i].link = Link::Closed;
+        if self.slots[i].work.is_some() {
+            self.end(i, self.clock.now(), Some(Failure::new(FailureKind::ConnectError, error)));
+        }
+    }
+
+    // ---- sending ----
+
+    /// Sends everything that may be sent now.
+    fn dispatch(&mut self) {
+        self.wake_at = None;
+        while self.cut_at.is_none() {
+            let now = self.clock.now();
+            match self.pacer.next(now, self.n_in_flight) {
+                Turn::Send(ticket) => {
+                    // A prompt thread that has ended early has panicked; its join says so.
+                    let Some(request) = self.supply.next() else { return self.stop_sending(now) };
+                    let i = self.free.pop().unwrap_or_else(|| self.add_slot());
+                    self.n_in_flight += 1;
+                    self.live.sent();
+                    self.slots[i].work = Some(Work::new(ticket, request, now));
+                    match self.slots[i].link {
+                        Link::Open { .. } => self.begin_write(i),
+                        Link::Connecting { .. } => {}
+                        Link::Closed => self.connect(i),
+                    }
+                }
+                Turn::WaitUntil(due) => {
+                    self.wake_at = Some(due);
+                    return;
+                }
+                Turn::WaitForEnd | Turn::Done => return,
+            }
+        }
+    }
+
+    /// Stamps the start of a request whose connection is open, and writes it.
+    fn begin_write(&mut self, i: usize) {
+        let Some(work) = &mut self.slots[i].work else { return };
+        if work.sent.is_none() {
+            let now = self.clock.now();
+            work.sent = Some(now);
+            work.moved = now;
+            self.outbox.push(slot_id(i), now, What::Start { ticket: work.ticket, due: work.due });
+        }
+        self.continue_write(i);
+    }
+
+    fn continue_write(&mut self, i: usize) {
+        let Slot { link: Link::Open { socket, .. }, work: Some(work), .. } = &mut self.slots[i] else { return };
+        while !work.is_written() {
+            match socket.write(&work.request[work.n_written..]) {
+                Ok(0) => return,
+                Ok(n) => work.n_written += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The server may have answered before it closed: what it said comes first.
+                Err(_) => return self.read(i, true),
+            }
+            if !work.is_written() {
+                work.moved = self.clock.now();
+            }
+        }
+    }
+
+    // ---- receiving ----
+
+    /// Reads until the socket is empty, or closed when `to_end`.
+    fn read(&mut self, i: usize, to_end: bool) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.is_empty() {
+            // A read within a read: a write that failed while the response before it was being handled.
+            buffer = vec![0; READ_BYTES];
+        }
+        loop {
+            let Some(socket) = self.slots[i].open_socket() else { break };
+            match socket.read(&mut buffer) {
+                Ok((0, _)) => {
+                    self.closed(i, None);
+                    break;
+                }
+                Ok((n, wall)) => {
+                    let at = self.stamp(i, wall);
+                    self.received(i, at, &buffer[..n]);
+                    // An edge-triggered poll reports what comes after a short read.
+                    if n < buffer.len() && !to_end {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    self.closed(i, Some(&error));
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        self.outbox.flush_if_due(Nanos::ZERO);
+    }
+
+    /// The time of a read: the kernel's if it gave one that can be, never before the request was sent and never after now.
+    fn stamp(&mut self, i: usize, wall: Option<u64>) -> Nanos {
+        let now = self.clock.now();
+        self.health.n_reads += 1;
+        let Some(wall) = wall else {
+            self.health.n_unstamped_reads += 1;
+            return now;
+        };
+        let at = self.wall.to_clock(wall);
+        self.health.read_lag.add(now.saturating_sub(at));
+        let earliest = self.slots[i].work.as_ref().map_or(Nanos::ZERO, |w| w.moved);
+        at.max(earliest).min(now)
+    }
+
+    fn received(&mut self, i: usize, at: Nanos, mut input: &[u8]) {
+        self.health.n_bytes += input.len() as u64;
+        let slot = &mut self.slots[i];
+        let Some(work) = &mut slot.work else {
+            // Bytes that answer nothing: the connection cannot be trusted.
+            self.health.n_unasked += 1;
+            slot.link = Link::Closed;
+            return;
+        };
+        work.moved = at;
+        if !work.answered {
+            work.answered = true;
+            if work.is_written() {
+                work.request = Vec::new();
+            }
+        }
+        loop {
+            match slot.reader.next(&mut input) {
+                Ok(Piece::Head(head)) => self.outbox.push(slot_id(i), at, What::Head(head)),
+                Ok(Piece::Body(bytes)) => self.outbox.body(slot_id(i), at, bytes),
+                Ok(Piece::NeedMore) => return,
+                Ok(Piece::End) => return self.complete(i, at, input.is_empty()),
+                Err(error) => {
+                    self.slots[i].link = Link::Closed;
+                    return self.end(i, at, Some(Failure::new(FailureKind::BadResponse, error.to_string())));
+                }
+            }
+        }
+    }
+
+    /// A whole response has arrived.
+    fn complete(&mut self, i: usize, at: Nanos, clean: bool) {
+        let slot = &mut self.slots[i];
+        let written = slot.work.as_ref().is_some_and(Work::is_written);
+        let keep = clean && written && slot.reader.keep_alive();
+        self.health.n_unasked += u64::from(!clean);
+        match &mut slot.link {
+            Link::Open { n_served, .. } if keep => {
+                *n_served += 1;
+                slot.reader.reset();
+            }
+            link => *link = Link::Closed,
+        }
+        self.end(i, at, None);
+        self.dispatch();
+    }
+
+    /// The server has closed the connection, or it broke.
+    fn closed(&mut self, i: usize, error: Option<&io::Error>) {
+        let now = self.clock.now();
+        let slot = &mut self.slots[i];
+        let reused = matches!(slot.link, Link::Open { n_served: 1.., .. });
+        slot.link = Link::Closed;
+        let Some(work) = &mut slot.work else {
+            // A server that closes unused connections at once would be asked again and again.
+            if reused {
+                self.reconnect_for_next(i);
+            }
+            return;
+        };
+        if error.is_none() && slot.reader.ends_with_connection() {
+            self.end(i, now, None);
+            return self.dispatch();
+        }
+        if reused && !work.answered && !work.resent {
+            // The server gave up an idle connection just as it was used again: no fault of the request.
+            work.resent = true;
+            work.n_written = 0;
+            self.health.n_resent += 1;
+            return self.connect(i);
+        }
+        let kind = if work.answered || work.is_written() { FailureKind::Truncated } else { FailureKind::SendError };
+        let how = error.map_or_else(|| "connection closed by the server".to_owned(), ToString::to_string);
+        let when = if work.answered { "before the end of the response" } else { "before any response" };
+        self.end(i, now, Some(Failure::new(kind, format!("{how} {when}"))));
+    }
+
+    /// Ends a slot's request, however it went; the slot is free then.
+    fn end(&mut self, i: usize, at: Nanos, failure: Option<Failure>) {
+        let Some(work) = self.slots[i].work.take() else { return };
+        if work.sent.is_none() {
+            self.outbox.push(slot_id(i), at, What::Start { ticket: work.ticket, due: work.due });
+        }
+        self.live.ended(failure.is_none());
+        self.outbox.push(slot_id(i), at, What::End(failure));
+        self.n_in_flight -= 1;
+        self.free.push(i);
+        if matches!(self.slots[i].link, Link::Closed) {
+            self.slots[i].reader.reset();
+            self.reconnect_for_next(i);
+        }
+    }
+
+    /// Opens a free slot's next connection ahead of its next request.
+    fn reconnect_for_next(&mut self, i: usize) {
+        if self.pacer.n_left() > 0 && self.cut_at.is_none() {
+            self.connect(i);
+        }
+    }
+
+    // ---- time ----
+
+    fn look_after_time(&mut self) {
+        let now = self.clock.now();
+        self.outbox.flush_if_due(now);
+        if now.saturating_sub(self.calibrated) >= RECALIBRATE {
+            let wall = WallOffset::measure(&self.clock);
+            self.health.wall_drift_max = self.health.wall_drift_max.max(wall.distance(self.wall));
+            (self.wall, self.calibrated) = (wall, now);
+        }
+        if now.saturating_sub(self.scanned) >= self.scan_interval() {
+            self.scanned = now;
+            self.look_at_stop(now);
+            for i in 0..self.slots.len() {
+                if let Some(failure) = self.overdue(i, now) {
+                    self.slots[i].link = Link::Closed;
+                    self.end(i, now, Some(failure));
+                }
+            }
+            self.dispatch();
+        }
+    }
+
+    fn look_at_stop(&mut self, now: Nanos) {
+        match self.stop.level() {
+            Stop::No => {}
+            Stop::Graceful => self.stop_sending(now),
+            Stop::Now => {
+                self.stop_sending(now);
+                self.cut_at = Some(now);
+            }
+        }
+    }
+
+    fn stop_sending(&mut self, now: Nanos) {
+        self.cut_at.get_or_insert(now + self.config.timeouts.grace);
+    }
+
+    fn overdue(&self, i: usize, now: Nanos) -> Option<Failure> {
+        let slot = &self.slots[i];
+        let work = slot.work.as_ref()?;
+        let t = &self.config.timeouts;
+        let fail = |kind, message: String| Some(Failure::new(kind, message));
+        if self.cut_at.is_some_and(|cut| cut <= now) {
+            return fail(FailureKind::Cancelled, "the run was stopped".into());
+        }
+        if let Link::Connecting { since, .. } = slot.link {
+            if now.saturating_sub(since) >= t.connect {
+                return fail(FailureKind::ConnectError, format!("no connection within {:.1} s", t.connect.as_secs_f64()));
+            }
+        }
+        if now.saturating_sub(work.sent.unwrap_or(work.due)) >= t.request {
+            return fail(FailureKind::Timeout, format!("not complete within {:.1} s", t.request.as_secs_f64()));
+        }
+        if now.saturating_sub(work.moved) >= t.no_progress {
+            return fail(FailureKind::NoProgress, format!("nothing arrived for {:.1} s", t.no_progress.as_secs_f64()));
+        }
+        None
+    }
+}
+
+fn slot_id(i: usize) -> u32 {
+    u32::try_from(i).expect("there are fewer than 2^32 connections")
+}
