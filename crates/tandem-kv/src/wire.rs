@@ -16,7 +16,7 @@ pub(crate) const PREAMBLE: [u8; 8] = *b"tandkv\0\x01";
 /// Bytes of a frame header.
 pub(crate) const HEADER_BYTES: usize = 40;
 
-/// Largest payload of a piece, bytes. Senders cut larger pieces at token boundaries, so this also bounds what one
+/// Largest payload of a frame, bytes. Senders cut larger pieces at token boundaries, so this also bounds what one
 /// undelivered event costs the receiver.
 pub const MAX_PIECE_BYTES: usize = 1 << 20;
 
