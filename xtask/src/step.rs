@@ -64,7 +64,8 @@ pub(crate) struct Finished {
 
 /// Runs `program` in `root`; its output appears as it comes, and lines for which `keep` is true are returned as well.
 pub(crate) fn tool(root: &Path, program: &str, args: &[&str], env: &[(&str, &str)], keep: fn(&str) -> bool) -> Result<Finished> {
-    println!("$ {program} {}", args.join(" "));
+    let name = Path::new(program).file_name().map_or_else(|| program.into(), |n| n.to_string_lossy());
+    println!("$ {name} {}", args.join(" "));
     std::io::stdout().flush().context("cannot write to the terminal")?;
     let colour = if std::io::stdout().is_terminal() { "always" } else { "never" };
     let mut child = Command::new(program)

@@ -113,18 +113,37 @@ fn read_text(root: &Path, path: &str) -> Result<Option<String>> {
     Ok(String::from_utf8(bytes).ok())
 }
 
-/// Files that git tracks, and new ones that it does not ignore.
+/// Folders that are never part of the repository, for copies without git.
+const FOREIGN_FOLDERS: [&str; 4] = ["target", ".git", "experiments", "__pycache__"];
+
+/// Files that git tracks, and new ones that it does not ignore; in a copy without git, everything that was not built.
 fn list_files(root: &Path) -> Result<Vec<String>> {
-    let out = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root)
-        .output()
-        .context("cannot run git to list the files of the repository")?;
-    ensure!(out.status.success(), "git ls-files: {}", String::from_utf8_lossy(&out.stderr).trim());
-    let mut paths: Vec<String> =
-        out.stdout.split(|b| *b == 0).filter(|p| !p.is_empty()).map(|p| String::from_utf8_lossy(p).into_owned()).collect();
+    let git = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+    let mut paths: Vec<String> = match Command::new("git").args(git).current_dir(root).output() {
+        Ok(out) if out.status.success() => {
+            out.stdout.split(|b| *b == 0).filter(|p| !p.is_empty()).map(|p| String::from_utf8_lossy(p).into_owned()).collect()
+        }
+        _ => walk(root)?,
+    };
     paths.sort();
     paths.dedup();
+    Ok(paths)
+}
+
+/// All files below `root`, relative to it.
+fn walk(root: &Path) -> Result<Vec<String>> {
+    let (mut paths, mut open) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let entry = entry?;
+            let path = entry.path();
+            if !entry.file_type()?.is_dir() {
+                paths.push(path.strip_prefix(root).context("a file lies below its root")?.to_string_lossy().replace('\\', "/"));
+            } else if !FOREIGN_FOLDERS.contains(&entry.file_name().to_string_lossy().as_ref()) {
+                open.push(path);
+            }
+        }
+    }
     Ok(paths)
 }
 
@@ -176,6 +195,7 @@ mod tests {
         assert_eq!(xtask.dir, "xtask");
         assert!(xtask.dependencies.contains(&Dependency { name: "anyhow".into(), dev: false }));
         assert!(workspace.file("xtask/src/workspace.rs").unwrap().text.contains("this_repository_can_be_read"));
+        assert!(!walk(&Workspace::root().unwrap()).unwrap().iter().any(|p| p.starts_with("target/")));
         assert!(workspace.files_of(xtask).all(|f| f.path.starts_with("xtask/")));
     }
 }

@@ -33,7 +33,7 @@ fn markdown_targets(line: &str) -> impl Iterator<Item = &str> {
 fn evidence<'a>(file: &SourceFile, line: &'a str) -> impl Iterator<Item = &'a str> {
     let ledger = ["PERF.md", "CHANGELOG.md"].contains(&file.path.as_str());
     let words = line.split(|c: char| c.is_whitespace() || "`()[]<>,;".contains(c));
-    words.filter(move |w| ledger && w.starts_with("docs/results/")).map(|w| w.trim_end_matches(['.', ':', '/']))
+    words.filter(move |w| ledger && w.starts_with("docs/results/") && *w != "docs/results/").map(|w| w.trim_end_matches(['.', ':', '/']))
 }
 
 /// The path that `target` in the document at `from` means, without `.` and `..`.
@@ -84,6 +84,7 @@ mod tests {
     fn a_ledger_must_show_its_evidence() {
         check("PERF.md", "12 ms, raw: `docs/results/2026-01-01-box/raw.txt`.\n", 0);
         check("PERF.md", "12 ms, raw: docs/results/2026-02-02-box.\n", 1);
+        check("PERF.md", "raw output lies below `docs/results/`\n", 0);
         check("README.md", "results go to `docs/results/<date>`\n", 0);
     }
 }

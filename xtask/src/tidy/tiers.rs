@@ -13,7 +13,7 @@ use crate::workspace::{Package, Workspace};
 pub(super) const LAST_PURE_TIER: u8 = 2;
 
 /// Every crate and its tier.
-const TIERS: [(&str, u8); 20] = [
+const TIERS: [(&str, u8); 19] = [
     ("tandem-plan", 0),
     ("tandem-recipe", 1),
     ("tandem-sched", 1),
@@ -35,7 +35,6 @@ const TIERS: [(&str, u8); 20] = [
     ("tandem-testkit", 4),
     ("tandem", 5),
     ("xtask", 6),
-    ("tandem-fuzz", 6),
 ];
 
 /// Pairs that must not see each other, with the reason: the first never reaches the second.
