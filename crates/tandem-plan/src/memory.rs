@@ -127,11 +127,12 @@ pub fn memory(q: &MemoryQuestion<'_>) -> MemoryAnswer {
 }
 
 impl MemoryAnswer {
-    /// The fraction that would give the KV cache room for `sequences` of the longest sequences; none when even all of the free memory is too little.
+    /// The fraction that would give the KV cache room for `sequences` sequences of `tokens` tokens; none when it is above 0.95.
     #[must_use]
-    pub fn fraction_for(&self, q: &MemoryQuestion<'_>, sequences: u32) -> Option<f64> {
+    pub fn fraction_for(&self, q: &MemoryQuestion<'_>, sequences: u32, tokens: u32) -> Option<f64> {
         let stage = self.stages[self.binding_stage as usize];
-        let bytes = u64::from(sequences) * u64::from(self.blocks_per_sequence) * u64::from(q.block_size) * stage.kv_bytes_per_token;
+        let blocks = u64::from(tokens.div_ceil(q.block_size));
+        let bytes = u64::from(sequences) * blocks * u64::from(q.block_size) * stage.kv_bytes_per_token;
         // Rounded up to a whole percent, so that the suggestion really fits.
         let percent = (bytes as f64 / stage.free.0 as f64 * 100.0).ceil();
         (stage.free.0 > 0 && percent <= 95.0).then_some(percent / 100.0)

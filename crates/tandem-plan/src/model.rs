@@ -162,13 +162,38 @@ fn theta() -> f64 {
     10_000.0
 }
 
+/// Brings the spellings of different library versions to one: `rope_parameters` or `rope_scaling`, `rope_type` beside or
+/// instead of `type`, the base inside or outside, `default` for no scaling.
+fn normalise_rope(json: &mut serde_json::Value) {
+    let Some(config) = json.as_object_mut() else { return };
+    let newer = config.remove("rope_parameters");
+    let older = config.remove("rope_scaling").filter(|rope| !rope.is_null());
+    let Some(mut rope) = older.or(newer) else { return };
+    let Some(fields) = rope.as_object_mut() else {
+        // Not a mapping: put back for the reader to refuse.
+        config.insert("rope_scaling".to_owned(), rope);
+        return;
+    };
+    if let Some(kind) = fields.remove("rope_type") {
+        fields.entry("type").or_insert(kind);
+    }
+    if let Some(theta) = fields.remove("rope_theta") {
+        config.entry("rope_theta").or_insert(theta);
+    }
+    if fields.get("type").is_some_and(|kind| kind != "default") {
+        config.insert("rope_scaling".to_owned(), rope);
+    }
+}
+
 impl ModelConfig {
     /// Reads a `config.json`.
     ///
     /// # Errors
     /// [`ModelConfigError`] when it is not such a model.
     pub fn from_json(text: &str) -> Result<Self, ModelConfigError> {
-        let config: ModelConfig = serde_json::from_str(text)?;
+        let mut json = serde_json::from_str(text)?;
+        normalise_rope(&mut json);
+        let config: ModelConfig = serde_json::from_value(json)?;
         config.validate()?;
         Ok(config)
     }

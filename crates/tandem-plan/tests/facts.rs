@@ -16,7 +16,7 @@ fn r1() -> ModelConfig {
         "num_experts_per_tok":8,"n_group":8,"topk_group":4,"scoring_func":"sigmoid","topk_method":"noaux_tc","first_k_dense_replace":3,
         "q_lora_rank":1536,"kv_lora_rank":512,"qk_nope_head_dim":128,"qk_rope_head_dim":64,"v_head_dim":128}"#,
     )
-    .unwrap()
+    .expect("R1's architecture is valid")
 }
 
 fn dep(tp: u32, pp: u32) -> ParallelLayout {

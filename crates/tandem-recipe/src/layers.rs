@@ -1,0 +1,295 @@
+//! One source of knob values: where it is, how it is read, and what each value's origin is called.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+use crate::error::RecipeError;
+use crate::knobs::{KNOBS, Knob};
+use crate::value::{Value, ValueError};
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The default that the built-in recipe has.
+    Builtin {
+        /// Name of the recipe.
+        recipe: &'static str,
+    },
+    /// The site file: facts of a cluster.
+    Site {
+        /// Its path as given.
+        path: String,
+        /// Line of the value, from 1.
+        line: u64,
+    },
+    /// The recipe file.
+    File {
+        /// Its path as given.
+        path: String,
+        /// Line of the value, from 1.
+        line: u64,
+    },
+    /// An environment variable.
+    Environment {
+        /// The variable.
+        variable: String,
+    },
+    /// A flag of the command line.
+    CommandLine {
+        /// The flag as given, e.g. `--set NCTX=3`.
+        flag: String,
+    },
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Builtin { recipe } => write!(f, "built-in recipe {recipe}"),
+            Origin::Site { path, line } => write!(f, "site file {path}:{line}"),
+            Origin::File { path, line } => write!(f, "recipe file {path}:{line}"),
+            Origin::Environment { variable } => write!(f, "environment variable {variable}"),
+            Origin::CommandLine { flag } => write!(f, "command line {flag}"),
+        }
+    }
+}
+
+/// One or several values of a knob (several make a sweep) and their origin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    /// The values in the order given; never empty.
+    pub values: Vec<Value>,
+    /// Where they came from.
+    pub origin: Origin,
+}
+
+/// All values of one source.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Layer {
+    /// Settings by knob name.
+    pub settings: BTreeMap<&'static str, Setting>,
+}
+
+impl Layer {
+    /// Adds a knob from texts.
+    pub(crate) fn set(&mut self, knob: &'static Knob, texts: &[String], origin: Origin) -> Result<(), RecipeError> {
+        let mut values = Vec::with_capacity(texts.len());
+        for text in texts {
+            let value = knob.kind.parse(text).map_err(|problem| RecipeError::Value { knob: knob.name, origin: origin.clone(), problem })?;
+            if values.contains(&value) {
+                return Err(RecipeError::Repeated { knob: knob.name, origin, value });
+            }
+            values.push(value);
+        }
+        if values.is_empty() {
+            return Err(RecipeError::Value { knob: knob.name, origin, problem: ValueError::Missing });
+        }
+        self.settings.insert(knob.name, Setting { values, origin });
+        Ok(())
+    }
+
+    /// Reads environment variables: each knob's own variable, an empty one as if it were not set.
+    ///
+    /// # Errors
+    /// [`RecipeError`] for a bad value, or for a variable that is set but only resembles a knob's.
+    pub fn from_environment(env: &BTreeMap<String, String>) -> Result<Layer, RecipeError> {
+        let mut layer = Layer::default();
+        for knob in KNOBS {
+            let variable = knob.env_name();
+            let Some(text) = env.get(&variable).filter(|text| !text.trim().is_empty()) else { continue };
+            let texts = if knob.kind.splits() { text.split_whitespace().map(str::to_owned).collect() } else { vec![text.clone()] };
+            layer.set(knob, &texts, Origin::Environment { variable })?;
+        }
+        for name in env.keys() {
+            misspelt_variable(name)?;
+        }
+        Ok(layer)
+    }
+
+    /// Reads `NAME=VALUE` texts; a comma separates the values of a sweep.
+    ///
+    /// # Errors
+    /// [`RecipeError`] for an unknown name, a bad value or a text without `=`.
+    pub fn from_sets(sets: &[String]) -> Result<Layer, RecipeError> {
+        let mut layer = Layer::default();
+        for set in sets {
+            let origin = Origin::CommandLine { flag: format!("--set {set}") };
+            let Some((name, text)) = set.split_once('=') else { return Err(RecipeError::SetWithoutValue { text: set.clone() }) };
+            let knob = find_knob(name.trim(), &origin)?;
+            let texts: Vec<String> = if knob.kind.splits() { text.split(',').map(str::to_owned).collect() } else { vec![text.to_owned()] };
+            layer.set(knob, &texts, origin)?;
+        }
+        Ok(layer)
+    }
+}
+
+/// A parsed recipe or site file: `base` and the rest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FileLayer {
+    pub(crate) base: Option<(String, u64)>,
+    pub(crate) layer: Layer,
+}
+
+impl FileLayer {
+    /// Reads a YAML mapping of knob names; `origin` makes the origin of a line.
+    pub(crate) fn parse(path: &str, text: &str, origin: impl Fn(u64) -> Origin, allows_base: bool) -> Result<FileLayer, RecipeError> {
+        let entries: Entries = serde_saphyr::from_str(text).map_err(|error| {
+            let place = error.location();
+            RecipeError::Yaml {
+                path: path.to_owned(),
+                line: place.map_or(0, |l| l.line()),
+                column: place.map_or(0, |l| l.column()),
+                message: first_line(&error.without_snippet().to_string()),
+            }
+        })?;
+        let mut file = FileLayer::default();
+        for (name, value) in entries.0 {
+            let line = value.referenced.line();
+            if name == "base" && allows_base {
+                let Raw::One(base) = value.value else { return Err(RecipeError::BadBase { path: path.to_owned(), line }) };
+                file.base = Some((base, line));
+                continue;
+            }
+            let knob = find_knob(&name, &origin(line))?;
+            file.layer.set(knob, &value.value.texts(knob, &origin(line))?, origin(line))?;
+        }
+        Ok(file)
+    }
+}
+
+/// The knob called `name`, or an error with the nearest name.
+pub(crate) fn find_knob(name: &str, origin: &Origin) -> Result<&'static Knob, RecipeError> {
+    Knob::find(name).ok_or_else(|| RecipeError::UnknownKnob { name: name.to_owned(), origin: origin.clone(), nearest: nearest_knob(name) })
+}
+
+/// The knob whose name is most like `name`, if any is like it at all.
+pub(crate) fn nearest_knob(name: &str) -> Option<&'static str> {
+    nearest(name, KNOBS.iter().map(|k| k.name))
+}
+
+/// The candidate most like `name` without regard to case, if the likeness is more than chance.
+pub(crate) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let upper = name.to_ascii_uppercase();
+    candidates
+        .map(|c| (strsim::jaro_winkler(&upper, &c.to_ascii_uppercase()), c))
+        .filter(|(likeness, _)| *likeness > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c)
+}
+
+/// A misspelt `GEN_MTP_SZIE=3` would silently run without MTP: variables in the recipe's own families must be knobs.
+fn misspelt_variable(name: &str) -> Result<(), RecipeError> {
+    let is_family = ["CTX_", "GEN_"].iter().any(|prefix| name.starts_with(prefix));
+    let is_known = KNOBS.iter().any(|k| k.env_name() == name);
+    let near = KNOBS.iter().map(Knob::env_name).find(|known| strsim::damerau_levenshtein(known, name) <= 2 && known.len() > 5);
+    if is_known || !(is_family || name.starts_with("TANDEM_") && near.is_some()) {
+        return Ok(());
+    }
+    let origin = Origin::Environment { variable: name.to_owned() };
+    Err(RecipeError::UnknownKnob { name: name.to_owned(), origin, nearest: nearest_knob(name.trim_start_matches("TANDEM_")) })
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// A mapping in file order; a repeated key is already an error of the YAML reader.
+struct Entries(Vec<(String, Spanned<Raw>)>);
+
+/// What stands behind a key.
+#[derive(Debug)]
+enum Raw {
+    Null,
+    One(String),
+    Many(Vec<Raw>),
+    Mapping,
+}
+
+impl Raw {
+    fn texts(&self, knob: &'static Knob, origin: &Origin) -> Result<Vec<String>, RecipeError> {
+        let wrong = |problem| RecipeError::Value { knob: knob.name, origin: origin.clone(), problem };
+        let one = |raw: &Raw| match raw {
+            Raw::One(text) => Ok(text.clone()),
+            Raw::Null => Err(wrong(ValueError::Missing)),
+            Raw::Many(_) => Err(wrong(ValueError::Shape { found: "nested list" })),
+            Raw::Mapping => Err(wrong(ValueError::Shape { found: "mapping" })),
+        };
+        match self {
+            Raw::Many(items) => items.iter().map(one).collect(),
+            single => one(single).map(|text| vec![text]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor;
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping of knob names to values")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value or a list of values")
+    }
+    fn visit_bool<E: de::Error>(self, v: bool) -> Result<Raw, E> {
+        Ok(Raw::One(v.to_string()))
+    }
+    fn visit_i64<E: de::Error>(self, v: i64) -> Result<Raw, E> {
+        Ok(Raw::One(v.to_string()))
+    }
+    fn visit_u64<E: de::Error>(self, v: u64) -> Result<Raw, E> {
+        Ok(Raw::One(v.to_string()))
+    }
+    fn visit_f64<E: de::Error>(self, v: f64) -> Result<Raw, E> {
+        Ok(Raw::One(v.to_string()))
+    }
+    fn visit_str<E: de::Error>(self, v: &str) -> Result<Raw, E> {
+        Ok(Raw::One(v.to_owned()))
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        Raw::deserialize(deserializer)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::Many(items))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        while map.next_entry::<Raw, Raw>()?.is_some() {}
+        Ok(Raw::Mapping)
+    }
+}

@@ -1,0 +1,322 @@
+//! From a recipe to plans: derives what the recipe leaves open, checks it, places ranks on nodes.
+
+use tandem_plan::facts::Loaded;
+use tandem_plan::memory::{MemoryAnswer, MemoryQuestion, memory};
+use tandem_plan::plan::PLAN_SCHEMA_VERSION;
+use tandem_plan::{
+    Address, EngineKind, EngineLimits, FrontendPlan, GpuType, Hardware, KvPlan, LoadPlan, LoadPoint, ModelConfig, ModelPlan, ModelSource,
+    ModeledCosts, ParallelLayout, Phase, Plan, WeightDtype, WorkerPlan,
+};
+
+use crate::builtin;
+use crate::checks;
+use crate::error::{PlanError, Problem};
+use crate::knobs::{LoadFormat, Settings};
+use crate::placement;
+use crate::recipe::{Case, Recipe};
+use crate::site;
+
+/// Tokens that the longest sequence may have beyond ISL and OSL, as in the published recipe: the chat template and a reserve.
+pub const SEQUENCE_RESERVE: u32 = 200;
+/// The transceiver's buffer is a multiple of this, in tokens.
+const TRANSCEIVER_UNIT: u32 = 256;
+
+/// Reads a file of a model's directory: the caller's, since this crate opens none.
+pub type ReadFile<'a> = &'a dyn Fn(&str) -> std::io::Result<String>;
+
+/// Makes one plan of each deployment; load points that share a deployment are in one plan.
+///
+/// `read` is called with `MODEL/config.json` when MODEL is a directory.
+///
+/// # Errors
+/// [`PlanError`] of the first case that is impossible.
+pub fn plans(recipe: &Recipe, read: ReadFile<'_>) -> Result<Vec<Plan>, PlanError> {
+    plan_each(recipe, read).into_iter().collect()
+}
+
+/// As [`plans`], but keeps the cases that work when others do not: for exploring a space with infeasible corners.
+#[must_use]
+pub fn plan_each(recipe: &Recipe, read: ReadFile<'_>) -> Vec<Result<Plan, PlanError>> {
+    recipe.cases().iter().map(|case| plan_case(case, read)).collect()
+}
+
+/// One phase of a case: its knobs under common names.
+#[derive(Debug, Clone)]
+pub(crate) struct Servers {
+    pub(crate) phase: Phase,
+    pub(crate) n_servers: u32,
+    pub(crate) world: u32,
+    pub(crate) layout: ParallelLayout,
+    pub(crate) limits: EngineLimits,
+    pub(crate) memory_fraction: f64,
+    pub(crate) eplb_slots: u32,
+}
+
+impl Servers {
+    /// The knob of this phase that ends in `suffix`.
+    pub(crate) fn knob(&self, suffix: &str) -> String {
+        match (self.phase, suffix) {
+            (Phase::Prefill, "SERVERS") => "NCTX".to_owned(),
+            (Phase::Decode, "SERVERS") => "NGEN".to_owned(),
+            (Phase::Prefill, _) => format!("CTX_{suffix}"),
+            (Phase::Decode, _) => format!("GEN_{suffix}"),
+        }
+    }
+}
+
+/// A case with everything derived from it.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    pub(crate) case: &'a Case,
+    pub(crate) settings: Settings,
+    pub(crate) config: ModelConfig,
+    pub(crate) weight_dtype: WeightDtype,
+    pub(crate) devices_per_node: u32,
+    pub(crate) servers: [Servers; 2],
+}
+
+impl Draft<'_> {
+    /// An error that blames `knob`.
+    pub(crate) fn fail(&self, knob: &str, problem: Problem) -> PlanError {
+        PlanError { blame: Box::new(self.case.blame(knob)), problem }
+    }
+
+    pub(crate) fn question(&self, servers: &Servers) -> MemoryQuestion<'_> {
+        MemoryQuestion {
+            config: &self.config,
+            engine: self.settings.engine,
+            layout: servers.layout,
+            limits: servers.limits,
+            device: self.settings.device_memory,
+            weight_dtype: self.weight_dtype,
+            loaded: Loaded { mtp: self.settings.gen_mtp_size > 0, expert_slots: servers.eplb_slots },
+            kv_dtype: self.settings.kv_dtype,
+            block_size: self.settings.kv_block_size,
+            memory_fraction: servers.memory_fraction,
+        }
+    }
+}
+
+fn plan_case(case: &Case, read: ReadFile<'_>) -> Result<Plan, PlanError> {
+    let settings = case.settings();
+    let config = model_config(case, &settings, read)?;
+    let draft = Draft {
+        weight_dtype: weight_dtype(&settings, &config),
+        devices_per_node: devices_per_node(case.gpu, &settings),
+        servers: [servers(Phase::Prefill, &settings), servers(Phase::Decode, &settings)],
+        case,
+        settings,
+        config,
+    };
+    checks::check(&draft)?;
+    let answers = [memory(&draft.question(&draft.servers[0])), memory(&draft.question(&draft.servers[1]))];
+    for (servers, answer) in draft.servers.iter().zip(&answers) {
+        checks::check_memory(&draft, servers, answer)?;
+    }
+    let load = load_plan(&draft)?;
+    let (workers, n_nodes) = workers(&draft, &answers)?;
+    let s = &draft.settings;
+    Ok(Plan {
+        schema_version: PLAN_SCHEMA_VERSION,
+        recipe: case.recipe.clone(),
+        knobs: case.records(),
+        hardware: Hardware { gpu_type: case.gpu, devices_per_node: draft.devices_per_node, device_memory: s.device_memory },
+        engine: s.engine,
+        model: model_plan(&draft),
+        frontend: FrontendPlan {
+            node: 0,
+            http: Address { host: s.frontend_host.clone(), port: s.dynamo_frontend_port },
+            control: Address { host: s.frontend_host.clone(), port: s.control_port },
+            routing: s.routing,
+            max_inflight: s.max_inflight,
+            max_body_bytes: s.max_body_size.0,
+            request_timeout_ms: u64::from(s.request_timeout_s) * 1000,
+        },
+        workers,
+        load,
+        n_nodes,
+    })
+}
+
+fn model_config(case: &Case, s: &Settings, read: ReadFile<'_>) -> Result<ModelConfig, PlanError> {
+    let path = format!("{}/config.json", s.model.trim_end_matches('/'));
+    let fail = |problem| PlanError { blame: Box::new(case.blame("MODEL")), problem };
+    let text = match builtin::model_config(&s.model) {
+        Some(text) => text.to_owned(),
+        None => read(&path).map_err(|source| fail(Problem::Unreadable { path: path.clone(), source }))?,
+    };
+    let mut config = ModelConfig::from_json(&text).map_err(|source| fail(Problem::Model { path, source }))?;
+    if s.dummy_layers > 0 {
+        if !is_dummy(s) {
+            return Err(PlanError { blame: Box::new(case.blame("DUMMY_LAYERS")), problem: Problem::NotDummy });
+        }
+        config.num_hidden_layers = config.num_hidden_layers.min(s.dummy_layers);
+    }
+    Ok(config)
+}
+
+/// `tiny` ships without weights.
+fn is_dummy(s: &Settings) -> bool {
+    s.load_format == LoadFormat::Dummy || s.model == "tiny"
+}
+
+fn weight_dtype(s: &Settings, config: &ModelConfig) -> WeightDtype {
+    s.weight_dtype.unwrap_or_else(|| match s.engine {
+        // The embedded engine computes in f32 and keeps its weights so.
+        EngineKind::Cpu | EngineKind::Modeled => WeightDtype::F32,
+        EngineKind::DynamoTrtllm => WeightDtype::of_checkpoint(config),
+    })
+}
+
+fn devices_per_node(gpu: GpuType, s: &Settings) -> u32 {
+    match gpu.hardware() {
+        Some(hardware) if s.sbatch_gpus_per_node == 0 => hardware.devices_per_node,
+        Some(_) => s.sbatch_gpus_per_node,
+        // One host: as many devices as it has ranks.
+        None => s.nctx.saturating_mul(s.ctx_world_size).saturating_add(s.ngen.saturating_mul(s.gen_world_size)),
+    }
+}
+
+fn servers(phase: Phase, s: &Settings) -> Servers {
+    let prompt = s.isl.saturating_add(SEQUENCE_RESERVE);
+    let (n_servers, world, tp, ep, attention_dp) = match phase {
+        Phase::Prefill => (s.nctx, s.ctx_world_size, s.ctx_tensor_parallel_size, s.ctx_expert_parallel_size, s.ctx_attention_dp),
+        Phase::Decode => (s.ngen, s.gen_world_size, s.gen_tensor_parallel_size, s.gen_expert_parallel_size, s.gen_attention_dp),
+    };
+    let (max_batch_size, max_num_tokens, max_seq_len, memory_fraction, eplb_slots) = match phase {
+        Phase::Prefill => (s.ctx_max_batch_size, s.ctx_max_num_tokens, prompt, s.ctx_gpu_memory_fraction, 0),
+        Phase::Decode => {
+            (s.gen_max_batch_size, s.gen_max_num_tokens, prompt.saturating_add(s.osl), s.gen_gpu_memory_fraction, s.gen_eplb_num_slots)
+        }
+    };
+    Servers {
+        phase,
+        n_servers,
+        world,
+        layout: layout(s.gpu_type, world, tp, ep, attention_dp),
+        limits: EngineLimits { max_batch_size, max_num_tokens, max_seq_len, chunked_prefill: s.ctx_chunked_prefill },
+        memory_fraction,
+        eplb_slots,
+    }
+}
+
+/// TP by GPU type unless it is set, PP the rest of the world, EP = TP unless it is set.
+pub(crate) fn layout(gpu: GpuType, world: u32, tp: u32, ep: u32, attention_dp: bool) -> ParallelLayout {
+    let tp = match (tp, gpu) {
+        (0, GpuType::H100 | GpuType::B200) => world.min(8),
+        (0, GpuType::Gb200 | GpuType::Cpu) => world,
+        (set, _) => set,
+    };
+    ParallelLayout { tp, pp: (world / tp).max(1), ep: if ep == 0 { tp } else { ep }, attention_dp }
+}
+
+/// Name of the engine's MoE implementation.
+fn moe_backend(gpu: GpuType, layout: &ParallelLayout) -> &'static str {
+    match (gpu, layout.attention_dp) {
+        (GpuType::H100, _) | (GpuType::B200, true) => "CUTLASS",
+        (GpuType::Gb200, true) if layout.tp >= 16 => "WIDEEP",
+        (GpuType::Gb200, true) => "CUTLASS",
+        (GpuType::B200 | GpuType::Gb200, false) => "TRTLLM",
+        (GpuType::Cpu, _) => "CPU",
+    }
+}
+
+fn workers(draft: &Draft<'_>, answers: &[MemoryAnswer; 2]) -> Result<(Vec<WorkerPlan>, u32), PlanError> {
+    let s = &draft.settings;
+    let transceiver_tokens = draft.servers[0].limits.max_seq_len.next_multiple_of(TRANSCEIVER_UNIT);
+    let mut nodes = placement::Nodes::new(draft.devices_per_node);
+    let mut workers = Vec::new();
+    for (servers, answer) in draft.servers.iter().zip(answers) {
+        for index in 0..servers.n_servers {
+            let ranks = nodes.place(servers.world);
+            workers.push(WorkerPlan {
+                name: format!("{}-{index}", servers.phase),
+                phase: servers.phase,
+                index,
+                layout: servers.layout,
+                ranks,
+                limits: servers.limits,
+                kv: KvPlan {
+                    block_size: s.kv_block_size,
+                    n_blocks: answer.n_blocks,
+                    dtype: s.kv_dtype,
+                    memory_fraction: servers.memory_fraction,
+                },
+                memory: answer.budget,
+                stream_interval: s.stream_interval,
+                moe_backend: moe_backend(draft.case.gpu, &servers.layout).to_owned(),
+                mtp_size: s.gen_mtp_size,
+                eplb_slots: servers.eplb_slots,
+                transceiver_tokens,
+                threads: s.threads,
+            });
+        }
+    }
+    Ok((workers, nodes.used()))
+}
+
+fn model_plan(draft: &Draft<'_>) -> ModelPlan {
+    let s = &draft.settings;
+    let is_builtin = builtin::MODELS.contains(&s.model.as_str());
+    let source = match s.model.as_str() {
+        _ if is_dummy(s) => ModelSource::Dummy { seed: s.weight_seed },
+        "deepseek-r1" => ModelSource::Checkpoint { path: r1_directory(s, draft.weight_dtype) },
+        name if is_builtin => ModelSource::Builtin { name: name.to_owned() },
+        path => ModelSource::Checkpoint { path: path.to_owned() },
+    };
+    let tokenizer_dir = match (s.tokenizer.as_str(), &source) {
+        ("auto", ModelSource::Checkpoint { path }) => Some(path.clone()),
+        ("auto" | "bytes" | "", _) => None,
+        (dir, _) => Some(dir.to_owned()),
+    };
+    let own_name = match s.model.as_str() {
+        "deepseek-r1" => "deepseek-r1-dynamo",
+        other => other.trim_end_matches('/').rsplit('/').next().unwrap_or(other),
+    };
+    ModelPlan {
+        served_name: if s.served_model_name.is_empty() { own_name.to_owned() } else { s.served_model_name.clone() },
+        source,
+        tokenizer_dir,
+        config: draft.config.clone(),
+        modeled: ModeledCosts {
+            step_us: s.modeled_step_us,
+            prefill_token_us: s.modeled_prefill_token_us,
+            decode_seq_us: s.modeled_decode_seq_us,
+        },
+    }
+}
+
+/// Where the published recipe has its checkpoints.
+fn r1_directory(s: &Settings, dtype: WeightDtype) -> String {
+    let name = if dtype == WeightDtype::Nvfp4 { "DeepSeek-R1-FP4" } else { "DeepSeek-R1-FP8" };
+    format!("{}/{name}", site::workload_dir(&s.llmb_workload, &s.llmb_install).trim_end_matches('/'))
+}
+
+fn load_plan(draft: &Draft<'_>) -> Result<LoadPlan, PlanError> {
+    let s = &draft.settings;
+    let points = draft.case.points().iter().map(|point| load_point(draft, point)).collect::<Result<_, _>>()?;
+    Ok(LoadPlan {
+        isl: s.isl,
+        osl: s.osl,
+        streaming: s.streaming,
+        seed: s.seed,
+        request_timeout_ms: u64::from(s.request_timeout_s) * 1000,
+        points,
+    })
+}
+
+fn load_point(draft: &Draft<'_>, point: &Settings) -> Result<LoadPoint, PlanError> {
+    let concurrency = u64::from(point.concurrency) * u64::from(point.ngen);
+    if concurrency > u64::from(point.max_inflight) {
+        return Err(draft.fail("CONCURRENCY", Problem::TooMuchLoad { concurrency, max_inflight: point.max_inflight }));
+    }
+    let count = |what, knob, rounds: u32| {
+        let value = concurrency * u64::from(rounds);
+        u32::try_from(value).map_err(|_| draft.fail(knob, Problem::TooMany { what, value }))
+    };
+    Ok(LoadPoint {
+        concurrency: count("concurrency", "CONCURRENCY", 1)?,
+        n_requests: count("requests", "MULTI_ROUND", point.multi_round)?,
+        n_warmup: count("warm-up requests", "WARMUP_ROUNDS", point.warmup_rounds)?,
+    })
+}

@@ -1,0 +1,182 @@
+//! A plan as a table for people: what runs where, whether it fits, how it is driven, and what to know before starting it.
+
+use std::fmt::Write as _;
+
+use tandem_plan::{EngineKind, Phase, Plan, WorkerPlan};
+
+use crate::site::Cluster;
+
+/// The table of `tandem plan`, several lines, without colours.
+#[must_use]
+pub fn plan_table(plan: &Plan) -> String {
+    let mut out = heading(plan);
+    out.push_str(&grid(&workers(plan)));
+    out.push('\n');
+    out.push_str("memory of one rank\n");
+    out.push_str(&grid(&memory(plan)));
+    out.push('\n');
+    out.push_str(&load(plan));
+    for note in notes(plan) {
+        let _ = writeln!(out, "note: {note}");
+    }
+    out
+}
+
+fn heading(plan: &Plan) -> String {
+    let hw = &plan.hardware;
+    let engine = match plan.engine {
+        EngineKind::Cpu => "cpu",
+        EngineKind::Modeled => "modeled",
+        EngineKind::DynamoTrtllm => "dynamo-trtllm",
+    };
+    let hash = plan.hash();
+    format!(
+        "plan {} of recipe {}: {} devices of {} on {} nodes ({} a node, {}), engine {engine}, model {}\n",
+        &hash[..12],
+        plan.recipe,
+        plan.n_devices(),
+        hw.gpu_type,
+        plan.n_nodes,
+        hw.devices_per_node,
+        hw.device_memory,
+        plan.model.served_name,
+    )
+}
+
+fn workers(plan: &Plan) -> Vec<Vec<String>> {
+    let columns =
+        ["server", "ranks", "TP", "PP", "EP", "attention DP", "nodes", "devices", "port", "batch", "tokens", "max seq len", "MoE"];
+    let port = |port: u16| if port == 0 { "chosen at launch".to_owned() } else { port.to_string() };
+    let mut rows = vec![columns.map(str::to_owned).to_vec()];
+    let blank = "-".to_owned();
+    let mut frontend = vec!["frontend".to_owned()];
+    frontend.extend(std::iter::repeat_n(blank.clone(), 5));
+    frontend.extend([plan.frontend.node.to_string(), blank.clone(), port(plan.frontend.http.port)]);
+    frontend.extend(std::iter::repeat_n(blank.clone(), 4));
+    rows.push(frontend);
+    for w in &plan.workers {
+        let (nodes, devices) = places(w);
+        rows.push(vec![
+            w.name.clone(),
+            w.ranks.len().to_string(),
+            w.layout.tp.to_string(),
+            w.layout.pp.to_string(),
+            w.layout.ep.to_string(),
+            if w.layout.attention_dp { "yes" } else { "no" }.to_owned(),
+            nodes,
+            devices,
+            blank.clone(),
+            w.limits.max_batch_size.to_string(),
+            w.limits.max_num_tokens.to_string(),
+            w.limits.max_seq_len.to_string(),
+            w.moe_backend.clone(),
+        ]);
+    }
+    rows
+}
+
+/// `0-1` and `0-7`: first and last node and device.
+fn places(w: &WorkerPlan) -> (String, String) {
+    let range = |values: Vec<u32>| {
+        let (low, high) = (values.iter().min().copied().unwrap_or(0), values.iter().max().copied().unwrap_or(0));
+        if low == high { low.to_string() } else { format!("{low}-{high}") }
+    };
+    (range(w.ranks.iter().map(|r| r.node).collect()), range(w.ranks.iter().map(|r| r.device).collect()))
+}
+
+fn memory(plan: &Plan) -> Vec<Vec<String>> {
+    let columns = [
+        "phase",
+        "device",
+        "weights",
+        "workspace",
+        "KV cache",
+        "left over",
+        "fraction",
+        "KV/token",
+        "blocks",
+        "sequences",
+        "batch",
+        "margin",
+    ];
+    let mut rows = vec![columns.map(str::to_owned).to_vec()];
+    for phase in [Phase::Prefill, Phase::Decode] {
+        let Some(w) = plan.workers_of(phase).next() else { continue };
+        let m = &w.memory;
+        rows.push(vec![
+            phase.to_string(),
+            m.device.to_string(),
+            m.weights.to_string(),
+            m.workspace.to_string(),
+            m.kv.to_string(),
+            m.margin.to_string(),
+            w.kv.memory_fraction.to_string(),
+            format!("{} B", m.kv_bytes_per_token),
+            format!("{} x {}", w.kv.n_blocks, w.kv.block_size),
+            m.sequences.to_string(),
+            w.limits.max_batch_size.to_string(),
+            format!("{:+}", i64::from(m.sequences) - i64::from(w.limits.max_batch_size)),
+        ]);
+    }
+    rows
+}
+
+fn load(plan: &Plan) -> String {
+    let load = &plan.load;
+    let stream = if load.streaming { "streaming" } else { "not streaming" };
+    let mut out = format!("load: ISL {}, OSL {}, {stream}, seed {}\n", load.isl, load.osl, load.seed);
+    let mut rows = vec![["point", "concurrency", "requests", "warm-up"].map(str::to_owned).to_vec()];
+    for (i, p) in load.points.iter().enumerate() {
+        rows.push(vec![(i + 1).to_string(), p.concurrency.to_string(), p.n_requests.to_string(), p.n_warmup.to_string()]);
+    }
+    out.push_str(&grid(&rows));
+    out
+}
+
+/// What is allowed, but that a user will want to know.
+#[must_use]
+pub fn notes(plan: &Plan) -> Vec<String> {
+    let mut notes = Vec::new();
+    let slots: u64 =
+        plan.workers_of(Phase::Decode).map(|w| u64::from(w.limits.max_batch_size) * u64::from(w.layout.attention_dp_size())).sum();
+    for p in plan.load.points.iter().filter(|p| u64::from(p.concurrency) > slots) {
+        notes
+            .push(format!("concurrency {} is above the {slots} decode slots: the difference waits, and TTFT grows with it", p.concurrency));
+    }
+    if let Some(w) = plan.workers_of(Phase::Decode).next() {
+        let needed = w.limits.max_batch_size.saturating_mul(1 + w.mtp_size);
+        if w.limits.max_num_tokens < needed {
+            let holds = w.limits.max_num_tokens / (1 + w.mtp_size);
+            notes.push(format!(
+                "GEN_MAX_NUM_TOKENS {} holds {holds} of GEN_MAX_BATCH_SIZE {} sequences a step; {needed} would hold all",
+                w.limits.max_num_tokens, w.limits.max_batch_size
+            ));
+        }
+    }
+    notes.extend(plan.workers.iter().filter(|w| w.index == 0).filter_map(memory_note));
+    if plan.engine == EngineKind::DynamoTrtllm && plan.n_devices() >= 48 && Cluster::of(plan).time_limit == "1:00:00" {
+        notes.push("48 devices need about two hours: set SBATCH_TIMELIMIT=2:00:00".to_owned());
+    }
+    notes
+}
+
+fn memory_note(w: &WorkerPlan) -> Option<String> {
+    (w.memory.sequences < w.limits.max_batch_size).then(|| {
+        format!(
+            "a {} rank holds a batch of this load, but only {} sequences of max_seq_len {}; longer requests will wait",
+            w.phase, w.memory.sequences, w.limits.max_seq_len
+        )
+    })
+}
+
+/// Left-aligned columns, two spaces apart.
+fn grid(rows: &[Vec<String>]) -> String {
+    let n = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..n).map(|c| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0)).collect();
+    let mut out = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        let _ = writeln!(out, "  {}", cells.join("  ").trim_end());
+    }
+    out
+}

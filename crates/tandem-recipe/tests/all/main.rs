@@ -1,0 +1,5 @@
+//! Tests of recipes and plans as a user meets them: one binary, so that it links once.
+
+mod common;
+mod errors;
+mod published;
