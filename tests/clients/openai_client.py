@@ -186,7 +186,7 @@ def check_parallel_requests_do_not_mix(d: Deployment) -> None:
 
 def check_a_client_that_leaves_is_forgotten(d: Deployment) -> None:
     """Six streams are dropped after their first chunks; requests and KV blocks must go back to what they were."""
-    watched = ["tandem_inflight_requests", "tandem_kv_blocks_used"]
+    watched = ["tandem_requests_in_flight", "tandem_kv_blocks_used"]
     watched = [name for name in watched if name in d.metrics()]
     assert watched, "/metrics has neither requests in flight nor KV blocks"
 

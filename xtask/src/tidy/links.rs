@@ -22,6 +22,28 @@ pub(super) fn every_link_leads_somewhere(workspace: &Workspace) -> Vec<Finding> 
     findings
 }
 
+/// Every `path.rs::test` that a document names is a function in that file.
+pub(super) fn every_named_test_exists(workspace: &Workspace) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in workspace.files.iter().filter(|f| f.path.ends_with(".md")) {
+        for (index, line) in file.text.lines().enumerate() {
+            for (path, test) in named_tests(line) {
+                let found = workspace.file(path).is_some_and(|f| f.text.contains(&format!("fn {test}(")));
+                if !found {
+                    findings.push(Finding::line(&file.path, index, format!("there is no test `{test}` in {path}")));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Pieces of code of the form `folder/file.rs::function`.
+fn named_tests(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    let code = line.split('`').skip(1).step_by(2);
+    code.filter_map(|piece| piece.split_once("::")).filter(|(path, _)| path.ends_with(".rs"))
+}
+
 /// Targets of `[text](target)` that point into the repository.
 fn markdown_targets(line: &str) -> impl Iterator<Item = &str> {
     let targets = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -86,5 +108,14 @@ mod tests {
         check("PERF.md", "12 ms, raw: docs/results/2026-02-02-box.\n", 1);
         check("PERF.md", "raw output lies below `docs/results/`\n", 0);
         check("README.md", "results go to `docs/results/<date>`\n", 0);
+    }
+
+    #[test]
+    fn a_test_that_is_gone_is_missed() {
+        let sources =
+            [("docs/a.md", "`c/t.rs::a_test`, `c/t.rs::gone`, `c/u.rs::a_test`, `std::fs`\n"), ("c/t.rs", "async fn a_test() {}\n")];
+        let files = sources.map(|(path, text)| SourceFile { path: path.into(), text: text.into() }).to_vec();
+        let findings = every_named_test_exists(&Workspace { files, ..Workspace::default() });
+        assert_eq!(findings.len(), 2, "{findings:?}");
     }
 }

@@ -9,7 +9,7 @@ use crate::workspace::Workspace;
 /// A rule: its name in the output, and the function.
 type Rule = (&'static str, fn(&Workspace) -> Vec<Finding>);
 
-const RULES: [Rule; 13] = [
+const RULES: [Rule; 14] = [
     ("tiers", tiers::every_crate_has_a_tier),
     ("directions", tiers::dependencies_point_downwards),
     ("walls", tiers::separated_crates_never_meet),
@@ -22,6 +22,7 @@ const RULES: [Rule; 13] = [
     ("size", size::no_file_is_too_long),
     ("words", words::no_loose_ends),
     ("links", links::every_link_leads_somewhere),
+    ("tests", links::every_named_test_exists),
     ("unused", dependencies::every_dependency_is_used),
 ];
 
