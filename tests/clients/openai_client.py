@@ -78,6 +78,8 @@ def wait_until(what: str, condition, deadline_s: float = 10.0) -> None:
 def check_model_is_listed(d: Deployment) -> None:
     models = [m.id for m in d.client.models.list()]
     assert d.model in models, models
+    assert d.client.models.retrieve(d.model).id == d.model
+    refused(openai.NotFoundError, 404, lambda: d.client.models.retrieve("no-such-model"), mentions="no-such-model")
 
 
 def check_chat_answers_with_exact_usage(d: Deployment) -> None:
