@@ -34,6 +34,12 @@ impl Clock {
         Nanos::from(instant.saturating_duration_since(self.origin))
     }
 
+    /// A time of `other` on this clock; both are exact, whatever the wall clock did.
+    #[must_use]
+    pub fn from_other(&self, other: &Clock, time: Nanos) -> Nanos {
+        self.at(other.origin + time.into())
+    }
+
     /// Wall time of the origin, nanoseconds since the Unix epoch.
     #[must_use]
     pub fn origin_unix_nanos(&self) -> u64 {

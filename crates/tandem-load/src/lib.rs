@@ -13,6 +13,7 @@ pub mod clock;
 pub mod decode;
 pub mod error;
 pub mod health;
+pub mod paced;
 pub mod pacing;
 pub mod progress;
 pub mod prompts;

@@ -34,8 +34,8 @@ const OTHER_FILES: u64 = 64;
 pub struct LoadReport {
     /// One for each request that was sent, warm-up first, each phase in the order of sending.
     pub records: Vec<RequestRecord>,
-    /// Ties the records' times to the wall clock.
-    pub clock: RunClock,
+    /// The clock of the records' times.
+    pub clock: Clock,
     /// How the client fared.
     pub health: ClientHealth,
     /// Prompts that had been sent before, for want of different ones of that length.
@@ -45,6 +45,12 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
+    /// Ties the records' times to the wall clock.
+    #[must_use]
+    pub fn run_clock(&self) -> RunClock {
+        RunClock { wall_origin_ns: self.clock.origin_unix_nanos() }
+    }
+
     /// Whether every request of the specification was sent.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -84,7 +90,7 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
     Ok(LoadReport {
         n_isl_mismatches: count(records.iter().filter(|r| r.phase == LoadPhase::Profiling && r.isl.server.is_some_and(|n| n != spec.isl))),
         records,
-        clock: RunClock { wall_origin_ns: clock.origin_unix_nanos() },
+        clock,
         health,
         n_repeated_prompts: n_repeated.load(Ordering::Relaxed),
     })

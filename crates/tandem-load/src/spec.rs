@@ -180,7 +180,8 @@ mod tests {
     fn impossible_fields_are_refused_by_name() {
         let spec = || LoadSpec::closed_loop("h", "m", 2, 10, 8, 8).unwrap();
         spec().check().unwrap();
-        let cases: [(&str, fn(&mut LoadSpec)); 10] = [
+        type Spoil = fn(&mut LoadSpec);
+        let cases: [(&str, Spoil); 10] = [
             ("model", |s| s.model.clear()),
             ("isl", |s| s.isl = 0),
             ("osl", |s| s.osl = 0),

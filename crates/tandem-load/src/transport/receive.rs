@@ -342,8 +342,7 @@ impl Receiver {
             // A read within a read: a write that failed while the response before it was being handled.
             buffer = vec![0; READ_BYTES];
         }
-        loop {
-            let Some(socket) = self.slots[i].open_socket() else { break };
+        while let Some(socket) = self.slots[i].open_socket() {
             match socket.read(&mut buffer) {
                 Ok((0, _)) => {
                     self.closed(i, None);
@@ -529,10 +528,8 @@ impl Receiver {
         if self.cut_at.is_some_and(|cut| cut <= now) {
             return fail(FailureKind::Cancelled, "the run was stopped".into());
         }
-        if let Link::Connecting { since, .. } = slot.link {
-            if now.saturating_sub(since) >= t.connect {
-                return fail(FailureKind::ConnectError, format!("no connection within {:.1} s", t.connect.as_secs_f64()));
-            }
+        if matches!(slot.link, Link::Connecting { since, .. } if now.saturating_sub(since) >= t.connect) {
+            return fail(FailureKind::ConnectError, format!("no connection within {:.1} s", t.connect.as_secs_f64()));
         }
         if now.saturating_sub(work.sent.unwrap_or(work.due)) >= t.request {
             return fail(FailureKind::Timeout, format!("not complete within {:.1} s", t.request.as_secs_f64()));

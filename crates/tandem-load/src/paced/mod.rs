@@ -1,0 +1,14 @@
+//! A chat server that answers on a fixed schedule and logs when it really sent: the truth to measure a load generator against.
+//!
+//! One thread, no model: the first token leaves `ttft` after the request was whole, each further chunk
+//! `itl` later. The log holds the time just before each write, so that a stamp earlier than its entry is
+//! wrong, and the difference of a later one is the client's error (or the network's).
+//!
+//! Reading order: `server` (the loop), `connection` (one client), `answer` (the bytes).
+
+mod answer;
+mod connection;
+mod server;
+
+pub use connection::Emission;
+pub use server::{EmissionLog, PacedConfig, PacedServer};
