@@ -9,6 +9,7 @@ Exit code 0: all agree; 1: differences, one a line; 2: usage.
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -504,10 +505,16 @@ def check_perf_summary(report, path, points, found):
             report.problem(where, f"found {text}, expected {value:.2f}")
 
 
+def has_plan(result):
+    """Whether there was a deployment of ours; the load generator alone has none."""
+    return bool(result.get("plan_hash"))
+
+
 def check_files(report, folder, deployment, result):
-    names = ["plan.json", "result.json", "perf_summary.txt", "events.jsonl",
-             "configs/deployment.yaml", "configs/prefill.yaml", "configs/decode.yaml", "configs/machines.txt"]
-    if result.get("kind") != "simulated":
+    names = ["result.json", "perf_summary.txt"]
+    if has_plan(result):
+        names += ["plan.json", "events.jsonl", "configs/deployment.yaml", "configs/prefill.yaml", "configs/decode.yaml", "configs/machines.txt"]
+    if has_plan(result) and result.get("kind") != "simulated":
         names += ["logs/output_server.log", "logs/bench.log", "logs/prefill.log", "logs/decode.log"]
         for phase in ["prefill", "decode"]:
             names += [f"logs/output_{phase}_{i + 1}.log" for i in range(deployment.get(f"num_{phase}_servers", 0))]
@@ -534,9 +541,9 @@ def check_result(report, folder, result, deployment, plan):
     report.same(f"{where}: schema_version", result["schema_version"], 1)
     report.same(f"{where}: validity", result["validity"], worst(reason["verdict"] for reason in result["validity_reasons"]))
     report.same(f"{where}: validity is that of the worst point or worse", worst([result["validity"]] + [p["validity"] for p in points]), result["validity"])
-    report.same(f"{where}: n_gpus", result["n_gpus"], deployment.get("total_gpus"))
-    if not re.fullmatch(r"[0-9a-f]{64}", str(result["plan_hash"])):
-        report.problem(f"{where}: plan_hash", "is not a SHA-256")
+    if has_plan(result):
+        report.same(f"{where}: n_gpus", result["n_gpus"], deployment.get("total_gpus"))
+        report.same(f"{where}: plan_hash", result["plan_hash"], hash_of_plan(folder / "plan.json"))
     outcomes = {}
     for name, n in (item for point in points for item in point["outcomes"].items()):
         outcomes[name] = outcomes.get(name, 0) + n
@@ -549,6 +556,16 @@ def check_result(report, folder, result, deployment, plan):
             report.same(f"{where}: {point['directory']}: {key} as planned", point["load"][key], planned[key])
         for key in ["isl", "osl", "streaming"]:
             report.same(f"{where}: {point['directory']}: {key} as planned", point["load"][key], asked[key])
+
+
+def hash_of_plan(path):
+    """SHA-256 of the plan without the blanks between its tokens."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    compact = re.sub(r'("(?:[^"\\]|\\.)*")|\s+', lambda match: match.group(1) or "", text)
+    return hashlib.sha256(compact.encode("utf-8")).hexdigest()
 
 
 def check_inputs(report, folder, points):
@@ -566,8 +583,8 @@ def check(folder):
     if not isinstance(result, dict):
         report.problem(folder / "result.json", "holds no object")
         return report
-    deployment = read_flat_yaml(report, folder / "configs/deployment.yaml")
-    plan = read_json(report, folder / "plan.json")
+    deployment = read_flat_yaml(report, folder / "configs/deployment.yaml") if has_plan(result) else {"total_gpus": result.get("n_gpus")}
+    plan = read_json(report, folder / "plan.json") if has_plan(result) else {}
     check_files(report, folder, deployment, result)
     try:
         check_result(report, folder, result, deployment, plan)
@@ -611,8 +628,8 @@ def next_digit(match):
     return match.group(1) + str((int(match.group(2)) + 1) % 10)
 
 
-def corruptions(directory):
-    """Name -> what it does to a copy of the folder."""
+def corruptions(directory, planned):
+    """Name -> what it does to a copy of the folder; some need a deployment of ours."""
     lines, genai = f"{directory}/profile_export.jsonl", f"{directory}/profile_export_genai_perf"
 
     def later_chunk(line):
@@ -651,12 +668,15 @@ def corruptions(directory):
         "another verdict": lambda f: edit_json(f / "result.json", lambda d: d.update(validity="suspect" if d["validity"] == "valid" else "valid")),
         "hidden failures": lambda f: edit_json(f / "result.json", lambda d: d["points"][0].update(outcomes={"ok": 1})),
         "another number of GPUs": lambda f: edit_text(f / "configs/deployment.yaml", r"total_gpus: (\d+)", r"total_gpus: 1\1"),
+        "another plan": lambda f: edit_text(f / "plan.json", r"\d", "9876"),
         "a broken plan": lambda f: edit_text(f / "plan.json", r"\{", "["),
         "a broken event": lambda f: (f / "events.jsonl").write_text("{\n"),
         "no requests in inputs.json": lambda f: edit_json(f / directory / "inputs.json", lambda d: d.update(data=[])),
     }
     required = ["plan.json", "events.jsonl", "perf_summary.txt", "configs/decode.yaml", "configs/machines.txt", f"{genai}.csv", f"{genai}.json",
                 lines, f"{directory}/inputs.json", "result.json", "configs/deployment.yaml"]
+    if not planned:
+        return {name: corrupt for name, corrupt in cases.items() if not re.search("plan|event|GPU", name)}
     cases.update({f"no {name}": lambda f, name=name: (f / name).unlink() for name in required})
     return cases
 
@@ -669,8 +689,8 @@ def self_test(folder):
         print(f"self-test: {folder} itself does not pass")
         return None
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    cases, missed = corruptions(result["points"][0]["directory"]), []
-    if result.get("kind") != "simulated":
+    cases, missed = corruptions(result["points"][0]["directory"], has_plan(result)), []
+    if has_plan(result) and result.get("kind") != "simulated":
         cases["no logs/bench.log"] = lambda f: (f / "logs/bench.log").unlink()
         cases["no logs/output_prefill_1.log"] = lambda f: (f / "logs/output_prefill_1.log").unlink()
     for name, corrupt in cases.items():

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point, render_run};
 use tandem_metrics::{Chunk, ChunkKind, FailureKind, Load, LoadPhase, Outcome, RequestRecord, RunClock, Slo, Verdict};
 
@@ -98,13 +99,20 @@ fn point(case: &Case, concurrency: u32) -> PointArtifacts {
     render_point(&records(case, concurrency), &context)
 }
 
+fn sha256(text: &str) -> String {
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn write_folder(case: &Case, folder: &Path) {
     let points: Vec<PointArtifacts> = case.concurrencies.iter().map(|&concurrency| point(case, concurrency)).collect();
+    let planned: Vec<Value> = case.concurrencies.iter().map(|c| json!({"concurrency": c, "n_requests": 4 * c, "n_warmup": c})).collect();
+    let osl = if case.reasoning { 17 } else { 9 };
+    let plan = json!({"load": {"isl": 128, "osl": osl, "streaming": case.streaming, "points": planned}});
     let context = RunContext {
         kind: RunKind::Measured,
         recipe: "nano".to_owned(),
         model: "nano".to_owned(),
-        plan_hash: "0f".repeat(32),
+        plan_hash: sha256(&plan.to_string()),
         versions: vec![("tandem".to_owned(), "0.1.0".to_owned())],
         machines: vec!["localhost".to_owned()],
         n_gpus: N_GPUS,
@@ -113,12 +121,9 @@ fn write_folder(case: &Case, folder: &Path) {
         is_partial: false,
         reasons: Vec::new(),
     };
-    let planned: Vec<Value> = case.concurrencies.iter().map(|c| json!({"concurrency": c, "n_requests": 4 * c, "n_warmup": c})).collect();
-    let osl = if case.reasoning { 17 } else { 9 };
-    let plan = json!({"load": {"isl": 128, "osl": osl, "streaming": case.streaming, "points": planned}});
     let mut files = render_run(points, &context);
     let mut put = |name: &str, text: String| files.push((name.to_owned(), text.into_bytes()));
-    put("plan.json", plan.to_string());
+    put("plan.json", format!("{plan:#}\n"));
     put("events.jsonl", "{\"event\":\"ready\"}\n".to_owned());
     put("configs/deployment.yaml", format!("num_prefill_servers: 2\nnum_decode_servers: 1\ntotal_gpus: {N_GPUS}\n"));
     put("configs/prefill.yaml", "max_batch_size: 1\n".to_owned());

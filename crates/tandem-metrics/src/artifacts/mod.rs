@@ -99,7 +99,7 @@ pub struct RunContext {
     pub recipe: String,
     /// The served model's name.
     pub model: String,
-    /// Hash of the plan, hex.
+    /// Hash of the plan, hex; empty (null in the file) when a foreign endpoint was driven.
     pub plan_hash: String,
     /// Program and version, e.g. `("tandem", "0.1.0")`.
     pub versions: Vec<(String, String)>,

@@ -29,7 +29,7 @@ pub fn render(points: &[PointArtifacts], context: &RunContext) -> String {
     put("partial", context.is_partial.into());
     put("recipe", context.recipe.clone().into());
     put("model", context.model.clone().into());
-    put("plan_hash", context.plan_hash.clone().into());
+    put("plan_hash", Some(context.plan_hash.as_str()).filter(|hash| !hash.is_empty()).into());
     put("versions", strings_json(&context.versions));
     put("machines", json!(context.machines));
     put("n_gpus", context.n_gpus.into());
