@@ -26,6 +26,7 @@ pub mod transport;
 pub use error::LoadError;
 pub use health::ClientHealth;
 pub use progress::{NoProgress, Progress, Snapshot};
+pub use prompts::requests::payloads;
 pub use prompts::texts::{ByteTexts, Texts};
 pub use run::{LoadReport, run};
 pub use spec::{LoadSpec, Timeouts};

@@ -6,4 +6,4 @@
 pub mod body;
 pub mod texts;
 
-pub(crate) mod requests;
+pub mod requests;

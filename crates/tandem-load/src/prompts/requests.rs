@@ -99,6 +99,22 @@ impl Iterator for Requests {
     }
 }
 
+/// The bodies of the first `n` measured requests of a run, as they are sent: for `inputs.json`.
+///
+/// # Errors
+/// As a run's own.
+pub fn payloads(spec: &LoadSpec, texts: Arc<dyn Texts>, n: usize) -> Result<Vec<serde_json::Value>, LoadError> {
+    let mut requests = Requests::new(spec, texts, Arc::default())?;
+    let template = requests.body.clone();
+    let body = |index| {
+        let mut out = Vec::new();
+        template.write(&requests.prompt(LoadPhase::Profiling, index), &mut out);
+        serde_json::from_slice(&out).expect("a body is JSON")
+    };
+    let n = u32::try_from(n).unwrap_or(u32::MAX).min(spec.load.n_requests);
+    Ok((0..n).map(body).collect())
+}
+
 /// Spreads seed, phase and index over 64 bits (the finalizer of SplitMix64).
 fn prompt_seed(seed: u64, phase: LoadPhase, index: u32) -> u64 {
     let phase = match phase {
