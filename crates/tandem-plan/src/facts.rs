@@ -289,6 +289,19 @@ pub fn kv_bytes_per_token(config: &ModelConfig, dtype: KvDtype, layout: &Paralle
     (layers + mtp_layers) * u64::from(config.kv_values_per_token_layer()) * dtype.bytes()
 }
 
+/// Bytes that the embedded engine keeps besides the checkpoint's own: `kv_b` a second time, transposed by head for the absorbed
+/// form, and the router widened to F32 so that every path chooses alike.
+#[must_use]
+pub fn host_copies(config: &ModelConfig, dtype: WeightDtype, layout: &ParallelLayout, stage: u32) -> Bytes {
+    let layers = layout.stage_layers(config.num_hidden_layers, stage);
+    let total = layers.map(|layer| {
+        let kv_b = kv_b_matrix(config).share(layout, 0).bytes(dtype);
+        let routers = layer_matrices(config, layer).into_iter().filter(|m| m.part == Part::Router);
+        kv_b + routers.map(|m| m.bytes(WeightDtype::F32) - m.bytes(dtype)).sum::<u64>()
+    });
+    Bytes(total.sum())
+}
+
 /// The weights of decoder layer `layer`.
 fn layer_matrices(config: &ModelConfig, layer: u32) -> Vec<Matrix> {
     let hidden = u64::from(config.hidden_size);
@@ -324,13 +337,14 @@ fn attention_matrices(config: &ModelConfig) -> Vec<Matrix> {
         Some(rank) => vec![matrix(rank, hidden, Split::Whole), norm(rank), matrix(heads * (nope + rope), rank, Split::Rows)],
         None => vec![matrix(heads * (nope + rope), hidden, Split::Rows)],
     };
-    all.extend([
-        matrix(kv_rank + rope, hidden, Split::Whole),
-        norm(kv_rank),
-        matrix(heads * (nope + v), kv_rank, Split::Rows),
-        matrix(hidden, heads * v, Split::Cols),
-    ]);
+    all.extend([matrix(kv_rank + rope, hidden, Split::Whole), norm(kv_rank), kv_b_matrix(config), matrix(hidden, heads * v, Split::Cols)]);
     all
+}
+
+/// Latent to keys and values of all heads.
+fn kv_b_matrix(config: &ModelConfig) -> Matrix {
+    let rows = u64::from(config.num_attention_heads) * u64::from(config.qk_nope_head_dim + config.v_head_dim);
+    Matrix::new(Part::Attention, rows, u64::from(config.kv_lora_rank), Split::Rows, Storage::Attention)
 }
 
 /// Gate, up and down projections of `copies` feed-forward blocks.

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::facts::{Loaded, WeightDtype, kv_bytes_per_token, rank_weights};
+use crate::facts::{Loaded, WeightDtype, host_copies, kv_bytes_per_token, rank_weights};
 use crate::layout::ParallelLayout;
 use crate::model::ModelConfig;
 use crate::plan::{EngineKind, EngineLimits, KvDtype, MemoryBudget};
@@ -140,7 +140,10 @@ impl MemoryAnswer {
 }
 
 fn stage_memory(q: &MemoryQuestion<'_>, stage: u32, workspace: Bytes) -> StageMemory {
-    let weights = rank_weights(q.config, q.weight_dtype, &q.layout, stage, q.loaded);
+    let mut weights = rank_weights(q.config, q.weight_dtype, &q.layout, stage, q.loaded);
+    if q.engine != EngineKind::DynamoTrtllm {
+        weights.0 += host_copies(q.config, q.weight_dtype, &q.layout, stage).0;
+    }
     let kv_bytes_per_token = kv_bytes_per_token(q.config, q.kv_dtype, &q.layout, stage, q.loaded.mtp);
     let free = q.device.0.saturating_sub(weights.0).saturating_sub(workspace.0);
     let pool = free as f64 * q.memory_fraction;

@@ -1,7 +1,7 @@
 //! What a case must satisfy before it becomes a plan, each failure with the knob to blame and what would help.
 
 use tandem_plan::memory::{MemoryAnswer, Verdict, memory};
-use tandem_plan::{Bytes, EngineKind, GpuType, KvDtype, Phase, WeightDtype};
+use tandem_plan::{Bytes, EngineKind, GpuType, KvDtype, Phase};
 
 use crate::error::{PlanError, Problem};
 use crate::planner::{Draft, Servers, layout};
@@ -11,6 +11,7 @@ type Check = Result<(), PlanError>;
 /// Everything but memory.
 pub(crate) fn check(draft: &Draft<'_>) -> Check {
     check_engine(draft)?;
+    check_ports(draft)?;
     for servers in &draft.servers {
         check_layout(draft, servers)?;
         check_model_split(draft, servers)?;
@@ -26,21 +27,61 @@ pub(crate) fn check(draft: &Draft<'_>) -> Check {
 }
 
 fn check_engine(draft: &Draft<'_>) -> Check {
+    match draft.settings.engine {
+        EngineKind::DynamoTrtllm => check_dynamo(draft),
+        EngineKind::Cpu => check_cpu(draft),
+        EngineKind::Modeled => Ok(()),
+    }
+}
+
+fn check_dynamo(draft: &Draft<'_>) -> Check {
+    const ENGINE: &str = "dynamo-trtllm";
+    if draft.case.gpu == GpuType::Cpu {
+        let advice = "use ENGINE=cpu or ENGINE=modeled here, or the recipe deepseek-r1 on a cluster";
+        return Err(draft.fail("ENGINE", Problem::EngineOnGpu { engine: ENGINE, gpu: draft.case.gpu.to_string(), advice }));
+    }
+    if draft.settings.kv_dtype == KvDtype::F32 {
+        let problem = Problem::EngineLacks { engine: ENGINE, what: "KV cache in f32".to_owned(), advice: "use KV_DTYPE=fp8 or bf16" };
+        return Err(draft.fail("KV_DTYPE", problem));
+    }
+    Ok(())
+}
+
+/// What the embedded engine does not compute; a modeled one stands in for it in a mock deployment.
+fn check_cpu(draft: &Draft<'_>) -> Check {
     let s = &draft.settings;
-    let on_host = draft.case.gpu == GpuType::Cpu;
-    if s.engine == EngineKind::DynamoTrtllm {
-        const ENGINE: &str = "dynamo-trtllm";
-        if on_host {
-            let advice = "use ENGINE=cpu or ENGINE=modeled here, or the recipe deepseek-r1 on a cluster";
-            return Err(draft.fail("ENGINE", Problem::EngineOnGpu { engine: ENGINE, gpu: draft.case.gpu.to_string(), advice }));
+    let lacks = |knob: &str, what: String, advice| Err(draft.fail(knob, Problem::EngineLacks { engine: "cpu", what, advice }));
+    for servers in &draft.servers {
+        if servers.world > 1 {
+            let what = format!("servers of {} ranks", servers.world);
+            return lacks(&servers.knob("WORLD_SIZE"), what, "use one device a server and more servers, or ENGINE=modeled");
         }
-        if s.kv_dtype == KvDtype::F32 {
-            let problem = Problem::Format { engine: ENGINE, format: "KV cache in f32".to_owned(), advice: "use KV_DTYPE=fp8 or bf16" };
-            return Err(draft.fail("KV_DTYPE", problem));
+    }
+    if s.gen_mtp_size > 0 {
+        return lacks("GEN_MTP_SIZE", "multi-token prediction".to_owned(), "use GEN_MTP_SIZE=0, or ENGINE=modeled");
+    }
+    if s.gen_eplb_num_slots > 0 {
+        return lacks("GEN_EPLB_NUM_SLOTS", "expert load balancing".to_owned(), "use GEN_EPLB_NUM_SLOTS=0, or ENGINE=modeled");
+    }
+    if draft.weight_dtype != draft.stored_dtype {
+        let what = format!("weights in {} of a checkpoint in {}", draft.weight_dtype, draft.stored_dtype);
+        return lacks("WEIGHT_DTYPE", what, "use WEIGHT_DTYPE=auto");
+    }
+    Ok(())
+}
+
+/// The servers beside each other on the frontend's node.
+fn check_ports(draft: &Draft<'_>) -> Check {
+    let s = &draft.settings;
+    let frontend = ("DYNAMO_FRONTEND_PORT", s.dynamo_frontend_port);
+    let ports = match s.engine {
+        EngineKind::DynamoTrtllm => vec![frontend, ("ETCD_SERVER_PORT", s.etcd_server_port), ("NATS_SERVER_PORT", s.nats_server_port)],
+        EngineKind::Cpu | EngineKind::Modeled => vec![frontend, ("CONTROL_PORT", s.control_port)],
+    };
+    for (i, &(knob, port)) in ports.iter().enumerate() {
+        if let Some(&(other, _)) = ports[..i].iter().find(|(_, p)| *p == port && port != 0) {
+            return Err(draft.fail(knob, Problem::PortTwice { port, other }));
         }
-    } else if draft.weight_dtype == WeightDtype::Nvfp4 && s.engine == EngineKind::Cpu {
-        let problem = Problem::Format { engine: "cpu", format: "weights in nvfp4".to_owned(), advice: "use WEIGHT_DTYPE=auto" };
-        return Err(draft.fail("WEIGHT_DTYPE", problem));
     }
     Ok(())
 }

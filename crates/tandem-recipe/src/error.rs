@@ -349,15 +349,23 @@ pub enum Problem {
         /// What would help.
         advice: &'static str,
     },
-    /// A number format that the engine lacks.
-    #[error("engine {engine} has no {format}")]
-    Format {
+    /// A number format or a feature that the engine lacks.
+    #[error("engine {engine} has no {what}")]
+    EngineLacks {
         /// The engine.
         engine: &'static str,
-        /// The format.
-        format: String,
+        /// What it lacks.
+        what: String,
         /// What would help.
         advice: &'static str,
+    },
+    /// Two servers on one port.
+    #[error("port {port} is also {other}")]
+    PortTwice {
+        /// The port.
+        port: u16,
+        /// The other knob.
+        other: &'static str,
     },
     /// Layers of a checkpoint cannot be left out.
     #[error("DUMMY_LAYERS applies to dummy weights only")]
@@ -426,8 +434,9 @@ impl PlanError {
             Problem::StepBelowSequence { mtp, .. } => format!("use at least {} tokens", mtp + 1),
             Problem::TooLong { .. } => "lower ISL or OSL".to_owned(),
             Problem::OutOfMemory { advice, .. } | Problem::KvStarved { advice, .. } => advice.clone(),
-            Problem::EngineOnGpu { advice, .. } | Problem::Format { advice, .. } => (*advice).to_owned(),
+            Problem::EngineOnGpu { advice, .. } | Problem::EngineLacks { advice, .. } => (*advice).to_owned(),
             Problem::TooMuchLoad { concurrency, .. } => format!("lower CONCURRENCY or set MAX_INFLIGHT to {concurrency}"),
+            Problem::PortTwice { .. } => "use another port, or 0 for a free one chosen at launch where that is allowed".to_owned(),
             Problem::NotDummy => "set LOAD_FORMAT=dummy, or DUMMY_LAYERS=0".to_owned(),
             Problem::TooMany { .. } => return None,
             Problem::Unreadable { .. } => {
@@ -446,6 +455,7 @@ impl PlanError {
             Problem::ChunkBelowBlock { .. }
             | Problem::PromptAboveStep { .. }
             | Problem::StepBelowSequence { .. }
+            | Problem::PortTwice { .. }
             | Problem::NotDummy
             | Problem::TooMuchLoad { .. }
             | Problem::TooMany { .. }

@@ -90,6 +90,12 @@ impl Layer {
         Ok(())
     }
 
+    /// Adds the knob called `name` from a file.
+    pub(crate) fn set_raw(&mut self, name: &str, raw: &Raw, origin: Origin) -> Result<(), RecipeError> {
+        let knob = find_knob(name, &origin)?;
+        self.set(knob, &raw.texts(knob, &origin)?, origin)
+    }
+
     /// Reads environment variables: each knob's own variable, an empty one as if it were not set.
     ///
     /// # Errors
@@ -125,7 +131,7 @@ impl Layer {
     }
 }
 
-/// A parsed recipe or site file: `base` and the rest.
+/// A parsed recipe file: `base` and the rest.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FileLayer {
     pub(crate) base: Option<(String, u64)>,
@@ -133,27 +139,19 @@ pub(crate) struct FileLayer {
 }
 
 impl FileLayer {
-    /// Reads a YAML mapping of knob names; `origin` makes the origin of a line.
-    pub(crate) fn parse(path: &str, text: &str, origin: impl Fn(u64) -> Origin, allows_base: bool) -> Result<FileLayer, RecipeError> {
-        let entries: Entries = serde_saphyr::from_str(text).map_err(|error| {
-            let place = error.location();
-            RecipeError::Yaml {
-                path: path.to_owned(),
-                line: place.map_or(0, |l| l.line()),
-                column: place.map_or(0, |l| l.column()),
-                message: first_line(&error.without_snippet().to_string()),
-            }
-        })?;
+    /// Reads a recipe file.
+    pub(crate) fn parse(path: &str, text: &str) -> Result<FileLayer, RecipeError> {
         let mut file = FileLayer::default();
-        for (name, value) in entries.0 {
+        for (name, value) in Entries::parse(path, text)?.0 {
             let line = value.referenced.line();
-            if name == "base" && allows_base {
-                let Raw::One(base) = value.value else { return Err(RecipeError::BadBase { path: path.to_owned(), line }) };
+            let origin = Origin::File { path: path.to_owned(), line };
+            if name != "base" {
+                file.layer.set_raw(&name, &value.value, origin)?;
+            } else if let Raw::One(base) = value.value {
                 file.base = Some((base, line));
-                continue;
+            } else {
+                return Err(RecipeError::BadBase { path: path.to_owned(), line });
             }
-            let knob = find_knob(&name, &origin(line))?;
-            file.layer.set(knob, &value.value.texts(knob, &origin(line))?, origin(line))?;
         }
         Ok(file)
     }
@@ -191,30 +189,50 @@ fn misspelt_variable(name: &str) -> Result<(), RecipeError> {
     Err(RecipeError::UnknownKnob { name: name.to_owned(), origin, nearest: nearest_knob(name.trim_start_matches("TANDEM_")) })
 }
 
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// The YAML reader's message without the position, which stands before it.
+fn yaml_message(error: &serde_saphyr::Error) -> String {
+    let text = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+    let line = text.lines().next().unwrap_or_default();
+    line.rsplit_once(" at line ").map_or(line, |(message, _)| message).to_owned()
 }
 
 /// A mapping in file order; a repeated key is already an error of the YAML reader.
-struct Entries(Vec<(String, Spanned<Raw>)>);
+#[derive(Debug)]
+pub(crate) struct Entries(pub(crate) Vec<(String, Spanned<Raw>)>);
+
+impl Entries {
+    /// Reads a YAML mapping.
+    pub(crate) fn parse(path: &str, text: &str) -> Result<Entries, RecipeError> {
+        serde_saphyr::from_str(text).map_err(|error| {
+            let place = error.location();
+            RecipeError::Yaml {
+                path: path.to_owned(),
+                line: place.map_or(0, |l| l.line()),
+                column: place.map_or(0, |l| l.column()),
+                message: yaml_message(&error),
+            }
+        })
+    }
+}
 
 /// What stands behind a key.
 #[derive(Debug)]
-enum Raw {
+pub(crate) enum Raw {
     Null,
     One(String),
     Many(Vec<Raw>),
-    Mapping,
+    Mapping(Entries),
 }
 
 impl Raw {
-    fn texts(&self, knob: &'static Knob, origin: &Origin) -> Result<Vec<String>, RecipeError> {
+    /// The values of a knob, one or several.
+    pub(crate) fn texts(&self, knob: &'static Knob, origin: &Origin) -> Result<Vec<String>, RecipeError> {
         let wrong = |problem| RecipeError::Value { knob: knob.name, origin: origin.clone(), problem };
         let one = |raw: &Raw| match raw {
             Raw::One(text) => Ok(text.clone()),
             Raw::Null => Err(wrong(ValueError::Missing)),
             Raw::Many(_) => Err(wrong(ValueError::Shape { found: "nested list" })),
-            Raw::Mapping => Err(wrong(ValueError::Shape { found: "mapping" })),
+            Raw::Mapping(_) => Err(wrong(ValueError::Shape { found: "mapping" })),
         };
         match self {
             Raw::Many(items) => items.iter().map(one).collect(),
@@ -225,21 +243,24 @@ impl Raw {
 
 impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor;
-        impl<'de> Visitor<'de> for EntriesVisitor {
-            type Value = Entries;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping of knob names to values")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
         deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a mapping of knob names to values")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Entries(entries))
     }
 }
 
@@ -288,8 +309,7 @@ impl<'de> Visitor<'de> for RawVisitor {
         }
         Ok(Raw::Many(items))
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-        while map.next_entry::<Raw, Raw>()?.is_some() {}
-        Ok(Raw::Mapping)
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Raw, A::Error> {
+        EntriesVisitor.visit_map(map).map(Raw::Mapping)
     }
 }

@@ -4,8 +4,8 @@ use tandem_plan::facts::Loaded;
 use tandem_plan::memory::{MemoryAnswer, MemoryQuestion, memory};
 use tandem_plan::plan::PLAN_SCHEMA_VERSION;
 use tandem_plan::{
-    Address, EngineKind, EngineLimits, FrontendPlan, GpuType, Hardware, KvPlan, LoadPlan, LoadPoint, ModelConfig, ModelPlan, ModelSource,
-    ModeledCosts, ParallelLayout, Phase, Plan, WeightDtype, WorkerPlan,
+    Address, EngineLimits, FrontendPlan, GpuType, Hardware, KvPlan, LoadPlan, LoadPoint, ModelConfig, ModelPlan, ModelSource, ModeledCosts,
+    ParallelLayout, Phase, Plan, WeightDtype, WorkerPlan,
 };
 
 use crate::builtin;
@@ -70,7 +70,10 @@ pub(crate) struct Draft<'a> {
     pub(crate) case: &'a Case,
     pub(crate) settings: Settings,
     pub(crate) config: ModelConfig,
+    /// Number format of the weights in memory.
     pub(crate) weight_dtype: WeightDtype,
+    /// Number format of the checkpoint.
+    pub(crate) stored_dtype: WeightDtype,
     pub(crate) devices_per_node: u32,
     pub(crate) servers: [Servers; 2],
 }
@@ -99,9 +102,10 @@ impl Draft<'_> {
 
 fn plan_case(case: &Case, read: ReadFile<'_>) -> Result<Plan, PlanError> {
     let settings = case.settings();
-    let config = model_config(case, &settings, read)?;
+    let (config, stored_dtype) = model_config(case, &settings, read)?;
     let draft = Draft {
-        weight_dtype: weight_dtype(&settings, &config),
+        weight_dtype: settings.weight_dtype.unwrap_or(stored_dtype),
+        stored_dtype,
         devices_per_node: devices_per_node(case.gpu, &settings),
         servers: [servers(Phase::Prefill, &settings), servers(Phase::Decode, &settings)],
         case,
@@ -138,7 +142,28 @@ fn plan_case(case: &Case, read: ReadFile<'_>) -> Result<Plan, PlanError> {
     })
 }
 
-fn model_config(case: &Case, s: &Settings, read: ReadFile<'_>) -> Result<ModelConfig, PlanError> {
+/// The memory of every pipeline stage of a planned worker; none when the plan does not say enough to work it out again.
+#[must_use]
+pub fn memory_answer(plan: &Plan, worker: &WorkerPlan) -> Option<MemoryAnswer> {
+    let stated =
+        plan.knob("WEIGHT_DTYPE").and_then(|v| v.as_str()).and_then(|name| WeightDtype::ALL.into_iter().find(|d| d.name() == name));
+    let answer = memory(&MemoryQuestion {
+        config: &plan.model.config,
+        engine: plan.engine,
+        layout: worker.layout,
+        limits: worker.limits,
+        device: plan.hardware.device_memory,
+        weight_dtype: stated.unwrap_or_else(|| WeightDtype::of_checkpoint(&plan.model.config)),
+        loaded: Loaded { mtp: worker.mtp_size > 0, expert_slots: worker.eplb_slots },
+        kv_dtype: worker.kv.dtype,
+        block_size: worker.kv.block_size,
+        memory_fraction: worker.kv.memory_fraction,
+    });
+    (answer.budget == worker.memory).then_some(answer)
+}
+
+/// The architecture and the number format of its checkpoint.
+fn model_config(case: &Case, s: &Settings, read: ReadFile<'_>) -> Result<(ModelConfig, WeightDtype), PlanError> {
     let path = format!("{}/config.json", s.model.trim_end_matches('/'));
     let fail = |problem| PlanError { blame: Box::new(case.blame("MODEL")), problem };
     let text = match builtin::model_config(&s.model) {
@@ -152,20 +177,24 @@ fn model_config(case: &Case, s: &Settings, read: ReadFile<'_>) -> Result<ModelCo
         }
         config.num_hidden_layers = config.num_hidden_layers.min(s.dummy_layers);
     }
-    Ok(config)
+    let dtype = if config.quantization_config.is_none() && !is_dummy(s) && is_single(&text) {
+        WeightDtype::F32
+    } else {
+        WeightDtype::of_checkpoint(&config)
+    };
+    Ok((config, dtype))
+}
+
+/// Whether a `config.json` says that its weights are in F32.
+fn is_single(config_json: &str) -> bool {
+    let json: serde_json::Value = serde_json::from_str(config_json).unwrap_or_default();
+    let dtype = json.get("torch_dtype").or_else(|| json.get("dtype")).and_then(serde_json::Value::as_str);
+    dtype == Some("float32")
 }
 
 /// `tiny` ships without weights.
 fn is_dummy(s: &Settings) -> bool {
     s.load_format == LoadFormat::Dummy || s.model == "tiny"
-}
-
-fn weight_dtype(s: &Settings, config: &ModelConfig) -> WeightDtype {
-    s.weight_dtype.unwrap_or_else(|| match s.engine {
-        // The embedded engine computes in f32 and keeps its weights so.
-        EngineKind::Cpu | EngineKind::Modeled => WeightDtype::F32,
-        EngineKind::DynamoTrtllm => WeightDtype::of_checkpoint(config),
-    })
 }
 
 fn devices_per_node(gpu: GpuType, s: &Settings) -> u32 {
@@ -306,13 +335,15 @@ fn load_plan(draft: &Draft<'_>) -> Result<LoadPlan, PlanError> {
 }
 
 fn load_point(draft: &Draft<'_>, point: &Settings) -> Result<LoadPoint, PlanError> {
+    let fail = |knob, value, problem| PlanError { blame: Box::new(draft.case.blame_point(knob, value)), problem };
     let concurrency = u64::from(point.concurrency) * u64::from(point.ngen);
     if concurrency > u64::from(point.max_inflight) {
-        return Err(draft.fail("CONCURRENCY", Problem::TooMuchLoad { concurrency, max_inflight: point.max_inflight }));
+        let problem = Problem::TooMuchLoad { concurrency, max_inflight: point.max_inflight };
+        return Err(fail("CONCURRENCY", point.concurrency, problem));
     }
     let count = |what, knob, rounds: u32| {
         let value = concurrency * u64::from(rounds);
-        u32::try_from(value).map_err(|_| draft.fail(knob, Problem::TooMany { what, value }))
+        u32::try_from(value).map_err(|_| fail(knob, rounds, Problem::TooMany { what, value }))
     };
     Ok(LoadPoint {
         concurrency: count("concurrency", "CONCURRENCY", 1)?,

@@ -98,8 +98,7 @@ fn find_builtin(name: &str) -> Result<&'static Builtin, RecipeError> {
 }
 
 fn load_file(file: &TextFile) -> Result<(String, &'static Builtin, Layer), RecipeError> {
-    let origin = |line| Origin::File { path: file.path.clone(), line };
-    let parsed = FileLayer::parse(&file.path, &file.text, origin, true)?;
+    let parsed = FileLayer::parse(&file.path, &file.text)?;
     let Some((base, line)) = parsed.base else { return Err(RecipeError::NoBase { path: file.path.clone() }) };
     let builtin = builtin::find(&base).ok_or_else(|| RecipeError::BadBase { path: file.path.clone(), line })?;
     let stem = file.path.rsplit('/').next().unwrap_or(&file.path);
@@ -236,6 +235,11 @@ impl Case {
     pub(crate) fn blame(&self, name: &str) -> Blame {
         let choice = self.choice(name);
         Blame { knob: choice.knob.name, value: choice.values[0].clone(), origin: choice.origin.clone() }
+    }
+
+    /// As [`Case::blame`] for a knob of a load point, with that point's value.
+    pub(crate) fn blame_point(&self, name: &str, value: u32) -> Blame {
+        Blame { value: Value::Int(u64::from(value)), ..self.blame(name) }
     }
 
     /// Every knob with value and layer, as the Plan keeps them.

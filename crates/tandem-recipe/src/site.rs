@@ -3,10 +3,12 @@
 //! A site file is a YAML mapping of knob names, or the `cluster_config.yaml` that the `llmb` tools write; of the latter
 //! the facts that are knobs are taken and the rest is left to the launcher.
 
-use tandem_plan::Plan;
+use serde_saphyr::Spanned;
+use tandem_plan::{GpuType, Plan};
 
 use crate::error::RecipeError;
-use crate::layers::{FileLayer, Layer, Origin};
+use crate::knobs::KNOBS;
+use crate::layers::{Entries, Layer, Origin, Raw};
 use crate::recipe::TextFile;
 
 /// The container image that the recipe starts, below `LLMB_INSTALL`.
@@ -65,8 +67,80 @@ fn join(dir: &str, path: &str) -> String {
     if dir.is_empty() { path.to_owned() } else { format!("{}/{path}", dir.trim_end_matches('/')) }
 }
 
+/// Keys of a `cluster_config.yaml` that are no knobs and hold none.
+const OTHER_FACTS: [&str; 5] = ["schema_version", "llmb_repo", "cluster_name", "install", "workloads"];
+
 /// Reads a site file.
 pub(crate) fn load(file: &TextFile) -> Result<Layer, RecipeError> {
-    let origin = |line| Origin::Site { path: file.path.clone(), line };
-    Ok(FileLayer::parse(&file.path, &file.text, origin, false)?.layer)
+    let mut site = Site { path: &file.path, layer: Layer::default() };
+    for (key, value) in Entries::parse(&file.path, &file.text)?.0 {
+        match (key.as_str(), &value.value) {
+            (fact, _) if OTHER_FACTS.contains(&fact) => {}
+            ("environment", Raw::Mapping(entries)) => site.environment(entries)?,
+            ("launcher", Raw::Mapping(entries)) => site.facts(entries, &[("gpu_type", "GPU_TYPE"), ("llmb_install", "LLMB_INSTALL")])?,
+            ("slurm", Raw::Mapping(entries)) => site.slurm(entries)?,
+            ("gpu_type", _) => site.fact("GPU_TYPE", &value)?,
+            ("llmb_install", _) => site.fact("LLMB_INSTALL", &value)?,
+            _ => site.layer.set_raw(&key, &value.value, site.origin(&value))?,
+        }
+    }
+    Ok(site.layer)
+}
+
+struct Site<'a> {
+    path: &'a str,
+    layer: Layer,
+}
+
+impl Site<'_> {
+    fn origin(&self, value: &Spanned<Raw>) -> Origin {
+        Origin::Site { path: self.path.to_owned(), line: value.referenced.line() }
+    }
+
+    /// A fact under another name than the knob's.
+    fn fact(&mut self, knob: &str, value: &Spanned<Raw>) -> Result<(), RecipeError> {
+        // A GPU type that no recipe knows concerns only recipes that need one, and they ask for it.
+        let is_unknown_gpu = |text: &str| knob == "GPU_TYPE" && text.parse::<GpuType>().is_err();
+        match &value.value {
+            Raw::Null => Ok(()),
+            Raw::One(text) if is_unknown_gpu(text) => Ok(()),
+            raw => self.layer.set_raw(knob, raw, self.origin(value)),
+        }
+    }
+
+    fn facts(&mut self, entries: &Entries, names: &[(&str, &str)]) -> Result<(), RecipeError> {
+        for (key, value) in &entries.0 {
+            if let Some((_, knob)) = names.iter().find(|(name, _)| name == key) {
+                self.fact(knob, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Account and the GPU partition, in the layouts of both schema versions.
+    fn slurm(&mut self, entries: &Entries) -> Result<(), RecipeError> {
+        let names = [
+            ("account", "SBATCH_ACCOUNT"),
+            ("gpu_partition", "SBATCH_PARTITION"),
+            ("gpu_partition_gres", "SBATCH_GPUS_PER_NODE"),
+            ("gpu_gres", "SBATCH_GPUS_PER_NODE"),
+        ];
+        self.facts(entries, &names)?;
+        for (key, value) in &entries.0 {
+            if let ("gpu", Raw::Mapping(gpu)) = (key.as_str(), &value.value) {
+                self.facts(gpu, &[("account", "SBATCH_ACCOUNT"), ("partition", "SBATCH_PARTITION"), ("gres", "SBATCH_GPUS_PER_NODE")])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Variables for jobs: those that are knobs.
+    fn environment(&mut self, entries: &Entries) -> Result<(), RecipeError> {
+        for (variable, value) in &entries.0 {
+            if let Some(knob) = KNOBS.iter().find(|k| k.env_name() == *variable) {
+                self.fact(knob.name, value)?;
+            }
+        }
+        Ok(())
+    }
 }

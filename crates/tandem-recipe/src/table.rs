@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use tandem_plan::{EngineKind, Phase, Plan, WorkerPlan};
 
+use crate::planner;
 use crate::site::Cluster;
 
 /// The table of `tandem plan`, several lines, without colours.
@@ -153,7 +154,10 @@ pub fn notes(plan: &Plan) -> Vec<String> {
             ));
         }
     }
-    notes.extend(plan.workers.iter().filter(|w| w.index == 0).filter_map(memory_note));
+    for w in plan.workers.iter().filter(|w| w.index == 0) {
+        notes.extend(memory_note(w));
+        notes.extend(stage_note(plan, w));
+    }
     if plan.engine == EngineKind::DynamoTrtllm && plan.n_devices() >= 48 && Cluster::of(plan).time_limit == "1:00:00" {
         notes.push("48 devices need about two hours: set SBATCH_TIMELIMIT=2:00:00".to_owned());
     }
@@ -167,6 +171,19 @@ fn memory_note(w: &WorkerPlan) -> Option<String> {
             w.phase, w.memory.sequences, w.limits.max_seq_len
         )
     })
+}
+
+/// Pipeline stages hold unlike layers, so the same memory holds unlike numbers of sequences.
+fn stage_note(plan: &Plan, w: &WorkerPlan) -> Option<String> {
+    let answer = planner::memory_answer(plan, w).filter(|_| w.layout.pp > 1)?;
+    let stages: Vec<String> = answer.stages.iter().map(|s| (s.n_blocks / answer.blocks_per_sequence).to_string()).collect();
+    let binding = answer.binding_stage + 1;
+    Some(format!(
+        "the {} pipeline stages of a {} server hold {} sequences: stage {binding} binds",
+        w.layout.pp,
+        w.phase,
+        stages.join(" and ")
+    ))
 }
 
 /// Left-aligned columns, two spaces apart.

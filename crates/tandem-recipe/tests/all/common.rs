@@ -28,6 +28,11 @@ pub(crate) fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
+/// Compares with `snapshots/NAME.snap`.
+pub(crate) fn snapshot(name: &str, text: &str) {
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, { insta::assert_snapshot!(name, text) });
+}
+
 /// No model directory exists.
 pub(crate) fn no_files(_path: &str) -> io::Result<String> {
     Err(io::Error::new(io::ErrorKind::NotFound, "no such file"))
