@@ -8,20 +8,23 @@ use tandem_tokenizer::{ChatMessage, PromptTable, Tokenizer};
 
 const NANO: &str = include_str!("../../../models/nano/tokenizer.json");
 
+/// Names and contents.
+type Files<'a> = &'a [(&'a str, &'a str)];
+
 /// A directory with these files.
-fn directory(files: &[(&str, &str)]) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    files.iter().for_each(|(name, content)| fs::write(dir.path().join(name), content).unwrap());
+fn directory(files: Files<'_>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    files.iter().for_each(|(name, content)| fs::write(dir.path().join(name), content).expect("writable"));
     dir
 }
 
-fn load(files: &[(&str, &str)]) -> Tokenizer {
-    Tokenizer::from_dir(directory(files).path()).unwrap()
+fn load(files: Files<'_>) -> Tokenizer {
+    Tokenizer::from_dir(directory(files).path()).expect("loads")
 }
 
-fn error(files: &[(&str, &str)]) -> String {
+fn error(files: Files<'_>) -> String {
     let dir = directory(files);
-    let error = Tokenizer::from_dir(dir.path()).unwrap_err();
+    let error = Tokenizer::from_dir(dir.path()).expect_err("is refused");
     let mut text = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(e) = source {
@@ -32,7 +35,7 @@ fn error(files: &[(&str, &str)]) -> String {
 }
 
 fn chat(tokenizer: &Tokenizer, content: &str) -> String {
-    let tokens = tokenizer.encode_chat(&[ChatMessage { role: "user", content }], true).unwrap();
+    let tokens = tokenizer.encode_chat(&[ChatMessage { role: "user", content }], true).expect("a chat");
     tokenizer.decode_with_control(&tokens)
 }
 
@@ -76,7 +79,7 @@ fn a_length_limit_in_the_file_does_not_cut_prompts() {
 #[test]
 fn errors_name_the_file() {
     assert!(error(&[]).starts_with("cannot read DIR/tokenizer.json"), "{}", error(&[]));
-    let cases: [(&[(&str, &str)], &[&str]); 9] = [
+    let cases: [(Files<'_>, &[&str]); 9] = [
         (&[("tokenizer.json", "{]")], &["DIR/tokenizer.json", "line 1"]),
         (&[("tokenizer.json", "{}")], &["DIR/tokenizer.json", "model"]),
         (&[("tokenizer.json", r#"{"model": {"type": "WordPiece", "vocab": {}}}"#)], &["DIR/tokenizer.json"]),

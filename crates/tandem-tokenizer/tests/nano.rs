@@ -15,8 +15,8 @@ fn user(content: &str) -> [ChatMessage<'_>; 1] {
 
 /// The three ways to the same tokenizer.
 fn all_three() -> [Tokenizer; 3] {
-    let built_in = Tokenizer::builtin("nano").unwrap();
-    [built_in, Tokenizer::from_dir(nano_dir()).unwrap(), Tokenizer::byte_level(&ByteLevelConfig::deepseek())]
+    let built_in = Tokenizer::builtin("nano").expect("is built in");
+    [built_in, Tokenizer::from_dir(nano_dir()).expect("loads"), Tokenizer::byte_level(&ByteLevelConfig::deepseek())]
 }
 
 #[test]
