@@ -82,6 +82,19 @@ fn a_decode_waits_for_blocks_then_for_its_kv_then_for_a_place_in_the_batch() {
 }
 
 #[test]
+fn a_decode_holds_blocks_for_prompt_and_output_and_a_prefill_for_the_prompt() {
+    let mut s = scheduler(4, 8, 100);
+    s.reserve(SeqId(1), 7, 2).unwrap();
+    assert_eq!(s.take_reserved(), Some(SeqId(1)));
+    assert_eq!(s.blocks(SeqId(1)).unwrap().len(), 3);
+    s.submit_prefill(SeqId(2), 8).unwrap();
+    assert_eq!(s.blocks(SeqId(2)), Some(&[][..]), "nothing while it waits");
+    step(&mut s);
+    assert_eq!(s.blocks(SeqId(2)).unwrap().len(), 2);
+    assert_eq!(s.blocks(SeqId(3)), None);
+}
+
+#[test]
 fn decodes_come_first_in_an_aggregated_batch() {
     let mut s = scheduler(3, 6, 100);
     s.submit_aggregated(SeqId(1), 4, 4).unwrap();
