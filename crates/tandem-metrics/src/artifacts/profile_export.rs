@@ -55,6 +55,8 @@ struct Metadata {
     request_ack_ns: Option<u64>,
     request_end_ns: u64,
     worker_id: String,
+    /// There is one of it here; AIPerf's readers insist on the key.
+    record_processor_id: String,
     benchmark_phase: String,
     was_cancelled: bool,
 }
@@ -117,7 +119,11 @@ pub fn write_line(out: &mut String, record: &RequestRecord, clock: RunClock, str
     out.push_str("},\"record\":");
     push_json(out, &facts(record));
     if let Outcome::Failed { kind, message } = &record.outcome {
-        let code = if *kind == FailureKind::Cancelled { Some(499) } else { record.http_status };
+        let code = match kind {
+            FailureKind::HttpStatus => record.http_status,
+            FailureKind::Cancelled => Some(499),
+            _ => None,
+        };
         out.push_str(",\"error\":");
         push_json(out, &LineFailure { code, r#type: foreign::error_type(*kind).to_owned(), message: message.to_string() });
     }
@@ -138,6 +144,7 @@ fn metadata(record: &RequestRecord, clock: RunClock) -> Metadata {
         request_ack_ns: record.ack_ns.map(|ns| clock.wall_ns(ns)),
         request_end_ns: clock.wall_ns(record.end_ns),
         worker_id: format!("worker_{}", record.worker),
+        record_processor_id: "record_processor_0".to_owned(),
         benchmark_phase: record.phase.as_str().to_owned(),
         was_cancelled: record.outcome.failure() == Some(FailureKind::Cancelled),
     }
@@ -304,7 +311,7 @@ mod tests {
     #[test]
     fn a_kept_request_is_written_with_its_metrics() {
         let text = render([&record()], CLOCK, true);
-        insta::assert_snapshot!(text, @r#"{"metadata":{"session_num":7,"x_request_id":"c2df74d5","turn_index":0,"credit_issued_ns":1795488137000001000,"request_start_ns":1795488137000002000,"request_ack_ns":1795488137050002500,"request_end_ns":1795488137076000000,"worker_id":"worker_3","benchmark_phase":"profiling","was_cancelled":false},"metrics":{"request_latency":{"value":75.500001,"unit":"ms"},"time_to_first_token":{"value":50.0,"unit":"ms"},"time_to_second_token":{"value":10.0,"unit":"ms"},"inter_token_latency":{"value":8.5,"unit":"ms"},"output_token_throughput_per_user":{"value":117.6470588235294,"unit":"tokens/sec/user"},"output_sequence_length":{"value":4,"unit":"tokens"},"input_sequence_length":{"value":128,"unit":"tokens"},"time_to_first_output_token":{"value":60.0,"unit":"ms"},"inter_chunk_latency":{"value":[10.0,15.500001],"unit":"ms"},"prefill_throughput_per_user":{"value":2560.0,"unit":"tokens/sec/user"},"e2e_output_token_throughput":{"value":52.980131748607526,"unit":"tokens/sec/user"},"effective_latency":{"value":75.501001,"unit":"ms"}},"record":{"index":7,"point":1,"outcome":"ok","http_status":200,"finish_reason":"length","isl_client":128,"isl_server":131,"osl_client":null,"osl_server":4,"chunk_ns":[50000000,60000000,75500001],"chunk_tokens":[1,2,null],"chunk_kinds":"rcc","clumped_chunks":[1]}}"#);
+        insta::assert_snapshot!(text, @r#"{"metadata":{"session_num":7,"x_request_id":"c2df74d5","turn_index":0,"credit_issued_ns":1795488137000001000,"request_start_ns":1795488137000002000,"request_ack_ns":1795488137050002500,"request_end_ns":1795488137076000000,"worker_id":"worker_3","record_processor_id":"record_processor_0","benchmark_phase":"profiling","was_cancelled":false},"metrics":{"request_latency":{"value":75.500001,"unit":"ms"},"time_to_first_token":{"value":50.0,"unit":"ms"},"time_to_second_token":{"value":10.0,"unit":"ms"},"inter_token_latency":{"value":8.5,"unit":"ms"},"output_token_throughput_per_user":{"value":117.6470588235294,"unit":"tokens/sec/user"},"output_sequence_length":{"value":4,"unit":"tokens"},"input_sequence_length":{"value":128,"unit":"tokens"},"time_to_first_output_token":{"value":60.0,"unit":"ms"},"inter_chunk_latency":{"value":[10.0,15.500001],"unit":"ms"},"prefill_throughput_per_user":{"value":2560.0,"unit":"tokens/sec/user"},"e2e_output_token_throughput":{"value":52.980131748607526,"unit":"tokens/sec/user"},"effective_latency":{"value":75.501001,"unit":"ms"}},"record":{"index":7,"point":1,"outcome":"ok","http_status":200,"finish_reason":"length","isl_client":128,"isl_server":131,"osl_client":null,"osl_server":4,"chunk_ns":[50000000,60000000,75500001],"chunk_tokens":[1,2,null],"chunk_kinds":"rcc","clumped_chunks":[1]}}"#);
     }
 
     #[test]
@@ -316,6 +323,19 @@ mod tests {
         assert!(text.contains(r#""metrics":{},"#), "{text}");
         assert!(text.contains(r#""error":{"code":499,"type":"RequestCancellationError","message":"interrupted \"here\""}}"#), "{text}");
         assert!(text.contains(r#""was_cancelled":true"#), "{text}");
+    }
+
+    #[test]
+    fn the_code_of_an_error_is_the_status_only_if_the_status_is_the_error() {
+        let mut record = record();
+        record.http_status = Some(503);
+        record.outcome = Outcome::failed(FailureKind::HttpStatus, "busy");
+        let text = render([&record], CLOCK, true);
+        assert!(text.contains(r#""error":{"code":503,"type":"HttpStatusError","message":"busy"}}"#), "{text}");
+        record.http_status = Some(200);
+        record.outcome = Outcome::failed(FailureKind::Truncated, "no end");
+        let text = render([&record], CLOCK, true);
+        assert!(text.contains(r#""error":{"code":null,"type":"TruncatedResponseError","message":"no end"}}"#), "{text}");
     }
 
     #[test]
