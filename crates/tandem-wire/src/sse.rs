@@ -97,10 +97,11 @@ impl SseParser {
                     None => self.skip_lf = true,
                 }
             }
+            // Checked for lines of every kind, so that where the input was split makes no difference.
+            self.check_size(self.line.len() + line.len())?;
             if self.line.is_empty() {
                 input = self.take_line(line, input, deliver)?;
             } else {
-                self.check_size(self.line.len() + line.len())?;
                 let mut whole = std::mem::take(&mut self.line);
                 whole.extend_from_slice(line);
                 input = self.take_line(&whole, input, deliver)?;
@@ -134,7 +135,6 @@ impl SseParser {
                 self.has_data = true;
             }
             b"event" => {
-                self.check_size(value.len())?;
                 self.kind.clear();
                 self.kind.extend_from_slice(value);
             }
@@ -258,9 +258,14 @@ mod tests {
 
     #[test]
     fn events_over_the_limit_are_refused_whether_in_one_line_or_many() {
-        for stream in ["data: 0123456789abcdef\n\n", "data: 01234567\ndata: 01234567\n\n", "0123456789abcdef0123456789abcdef"] {
-            let mut parser = SseParser::new(15);
-            assert!(parser.feed(stream.as_bytes(), &mut |_| {}).is_err(), "{stream}");
+        for stream in
+            ["data: 0123456789abcdef\n\n", "data: 01234567\ndata: 01234567\n\n", "0123456789abcdef0123456789abcdef", ": 0123456789abcdef\n"]
+        {
+            for n in [1, stream.len()] {
+                let mut parser = SseParser::new(15);
+                let result = stream.as_bytes().chunks(n).try_for_each(|piece| parser.feed(piece, &mut |_| {}));
+                assert!(result.is_err(), "{stream} in pieces of {n}");
+            }
         }
     }
 
