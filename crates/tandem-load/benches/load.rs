@@ -88,13 +88,14 @@ fn print(row: &Row, report: &LoadReport, log: &EmissionLog) {
         h.receive_utilisation() * 100.0
     );
     println!(
-        "  stamps: {}; read lag p50 {:.1} p99 {:.1} us; clumped {:.2} %; waits: prompts {}, decoder {}",
+        "  stamps: {}; read lag p50 {:.1} p99 {:.1} us; clumped {:.2} %; waits: prompts {}, decoder {}, kernel {}",
         h.receive.stamp_source(),
         h.receive.read_lag.quantile(0.5).0 as f64 * 1e-3,
         h.receive.read_lag.quantile(0.99).0 as f64 * 1e-3,
         h.clumped_share() * 100.0,
         h.receive.n_supply_waits,
-        h.receive.n_decoder_waits
+        h.receive.n_decoder_waits,
+        h.receive.n_partial_writes
     );
     errors(report, log);
 }

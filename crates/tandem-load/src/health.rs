@@ -77,6 +77,8 @@ pub struct ReceiveHealth {
     pub wall_drift_max: Nanos,
     /// Connections begun.
     pub n_connects: u64,
+    /// Requests that the kernel did not take whole at once: their sending took as long as the network needed.
+    pub n_partial_writes: u64,
     /// Requests sent again because the server had closed an idle connection.
     pub n_resent: u64,
     /// Times that a server sent bytes beyond its response.

@@ -40,7 +40,7 @@ pub struct LoadReport {
     pub health: ClientHealth,
     /// Prompts that had been sent before, for want of different ones of that length.
     pub n_repeated_prompts: u32,
-    /// Measured requests whose `usage.prompt_tokens` was not the wanted length.
+    /// Measured requests whose `usage.prompt_tokens` was not what the prompt and the chat template make together.
     pub n_isl_mismatches: u32,
 }
 
@@ -88,7 +88,7 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
     (health.in_flight_mean, health.in_flight_peak) = in_flight(&records);
     health.in_flight_nominal = spec.load.max_in_flight.and_then(|n| u32::try_from(n).ok());
     Ok(LoadReport {
-        n_isl_mismatches: count(records.iter().filter(|r| r.phase == LoadPhase::Profiling && r.isl.server.is_some_and(|n| n != spec.isl))),
+        n_isl_mismatches: isl_mismatches(&records, spec, &*texts),
         records,
         clock,
         health,
@@ -172,8 +172,10 @@ fn schedule_lag(records: &[RequestRecord], spec: &LoadSpec) -> (Nanos, Nanos) {
     (Nanos(lags().sum::<u64>() / records.len() as u64), Nanos(lags().max().unwrap_or(0)))
 }
 
-fn count<T>(items: impl Iterator<Item = T>) -> u32 {
-    u32::try_from(items.count()).unwrap_or(u32::MAX)
+fn isl_mismatches(records: &[RequestRecord], spec: &LoadSpec, texts: &dyn Texts) -> u32 {
+    let wanted = if spec.isl_includes_template { spec.isl } else { spec.isl.saturating_add(texts.template_tokens()) };
+    let wrong = records.iter().filter(|r| r.phase == LoadPhase::Profiling && r.isl.server.is_some_and(|n| n != wanted));
+    u32::try_from(wrong.count()).unwrap_or(u32::MAX)
 }
 
 /// Raises the limit of open files as far as the run needs and the system lets it.

@@ -12,6 +12,7 @@ use tandem_load::{ApiKey, ByteTexts, LoadError, LoadReport, LoadSpec, NoProgress
 use tandem_metrics::{FailureKind, LoadPhase, Outcome};
 use tandem_plan::Nanos;
 
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn spec(server: &Server, concurrency: u32, n_warmup: u32, n_requests: u32) -> LoadSpec {
     let mut spec = LoadSpec::closed_loop(&server.url(), "m", concurrency, n_requests, 24, 3).unwrap();
     spec.load.n_warmup = n_warmup;
@@ -19,6 +20,7 @@ fn spec(server: &Server, concurrency: u32, n_warmup: u32, n_requests: u32) -> Lo
     spec
 }
 
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn go(spec: &LoadSpec) -> LoadReport {
     run(spec, Arc::new(ByteTexts { template_tokens: 0 }), &mut NoProgress, &Arc::new(StopSignal::new())).unwrap()
 }
@@ -57,8 +59,8 @@ fn every_request_is_one_record_in_order_with_the_servers_counts() {
 #[test]
 fn the_closed_loop_holds_its_concurrency_and_never_exceeds_it() {
     // Each answer waits until as many requests are in flight as the loop is to hold: a loop that holds fewer would never end.
-    const CONCURRENCY: usize = 6;
-    const N: usize = 40;
+    const CONCURRENCY: u32 = 6;
+    const N: u32 = 40;
     let seen = Arc::new(Signals::default());
     let in_server = seen.clone();
     let busy = Arc::new(Mutex::new((0usize, 0usize)));
@@ -71,15 +73,15 @@ fn the_closed_loop_holds_its_concurrency_and_never_exceeds_it() {
             busy.1 = busy.1.max(busy.0);
             request.id.split_once('-').unwrap().1.parse::<usize>().unwrap()
         };
-        assert!(in_server.wait("request", (n + CONCURRENCY).min(N)), "fewer than {CONCURRENCY} in flight");
+        assert!(in_server.wait("request", (n + CONCURRENCY as usize).min(N as usize)), "fewer than {CONCURRENCY} in flight");
         in_script.lock().unwrap().0 -= 1;
         put(stream, &good_answer(request, 1));
         Then::Keep
     });
-    let report = go(&spec(&server, CONCURRENCY as u32, 0, N as u32));
-    assert_all_ok(&report, N);
-    assert_eq!(busy.lock().unwrap().1, CONCURRENCY);
-    assert_eq!(report.health.in_flight_peak as usize, CONCURRENCY);
+    let report = go(&spec(&server, CONCURRENCY, 0, N));
+    assert_all_ok(&report, N as usize);
+    assert_eq!(busy.lock().unwrap().1, CONCURRENCY as usize);
+    assert_eq!(report.health.in_flight_peak, CONCURRENCY);
 }
 
 #[test]
@@ -105,7 +107,8 @@ fn warmup_is_handed_over_without_draining() {
 #[test]
 fn stamps_lie_between_the_servers_write_and_the_end_and_follow_its_order() {
     for kernel_stamps in [true, false] {
-        let writes: Arc<Mutex<Vec<(String, Vec<Instant>, Instant)>>> = Arc::default();
+        type Writes = Vec<(String, Vec<Instant>, Instant)>;
+        let writes: Arc<Mutex<Writes>> = Arc::default();
         let log = writes.clone();
         let server = Server::start(move |request, stream| {
             let mut times = Vec::new();

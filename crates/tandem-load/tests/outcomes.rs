@@ -12,6 +12,7 @@ use tandem_load::{ByteTexts, LoadReport, LoadSpec, NoProgress, StopSignal, run};
 use tandem_metrics::FailureKind;
 use tandem_plan::Nanos;
 
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn go(url: &str, n: u32, change: impl FnOnce(&mut LoadSpec)) -> LoadReport {
     let mut spec = LoadSpec::closed_loop(url, "m", 2, n, 24, 3).unwrap();
     spec.load.n_warmup = 0;
@@ -19,6 +20,7 @@ fn go(url: &str, n: u32, change: impl FnOnce(&mut LoadSpec)) -> LoadReport {
     run(&spec, Arc::new(ByteTexts { template_tokens: 0 }), &mut NoProgress, &Arc::new(StopSignal::new())).unwrap()
 }
 
+#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn index(id: &str) -> usize {
     id.split_once('-').unwrap().1.parse().unwrap()
 }

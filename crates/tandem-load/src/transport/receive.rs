@@ -323,7 +323,10 @@ impl Receiver {
                 Ok(0) => return,
                 Ok(n) => work.n_written += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.health.n_partial_writes += 1;
+                    return;
+                }
                 // The server may have answered before it closed: what it said comes first.
                 Err(_) => return self.read(i, true),
             }

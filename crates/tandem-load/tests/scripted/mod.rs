@@ -1,6 +1,7 @@
 //! A server whose every answer is written by the test: plain threads and blocking sockets, so that it shares no code with the client.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a helper of tests")]
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
