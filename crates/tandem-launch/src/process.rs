@@ -146,6 +146,8 @@ impl Processes {
 
 /// Owns one child until it ends. Only this task signals it, so a reaped process id is never signalled.
 async fn own(mut child: Child, name: String, log: PathBuf, mut want: watch::Receiver<Want>) -> Exited {
+    // Held until the end: the child stops when this closes. Waiting would drop it if it stayed in `child`.
+    let _stdin = child.stdin.take();
     let status = loop {
         tokio::select! {
             status = child.wait() => break status,
@@ -264,6 +266,18 @@ mod tests {
     fn is_running(pid: Pid) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
+    }
+
+    #[tokio::test]
+    async fn standard_input_stays_open_until_the_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut processes = Processes::default();
+        // `read` returns only when its input closes, and the line is written only then.
+        let announcement = processes.start(&shell(&dir, "w", "echo '{}'; read line; echo closed >&2", true)).unwrap().expect("announces");
+        assert!(soon(announcement.read()).await.is_some());
+        assert!(tokio::time::timeout(Duration::from_millis(200), processes.next_exit()).await.is_err());
+        let exits = soon(processes.stop(Duration::from_secs(5))).await;
+        assert_eq!(exits[0].signal, Some(15), "{exits:?}");
     }
 
     #[tokio::test]

@@ -1,2 +1,64 @@
-//! The `tandem` command line.
-fn main() {}
+//! `tandem`: the command line from which a user deploys, drives and measures.
+//!
+//! Reading order: `cli` (flags), `commands` (one file each), `exit` (codes and failures).
+//! Standard output carries results only; everything else goes to standard error.
+
+mod cli;
+mod commands;
+mod exit;
+mod signals;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command, LogFormat};
+use exit::{Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing better can be done when standard error is closed.
+            let _ = error.print();
+            let is_help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return if is_help { ExitCode::SUCCESS } else { Exit::Usage.into() };
+        }
+    };
+    if let Err(failure) = init_logging(&cli) {
+        return report(&failure);
+    }
+    let outcome = match cli.command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Plan(args) => commands::plan::plan(&args),
+        Command::Load(args) => commands::load::load(args),
+        Command::List => commands::list::list(),
+        Command::Serve(args) => commands::serve::serve(args),
+        Command::Worker(args) => commands::worker::worker(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{failure}");
+    failure.exit.into()
+}
+
+/// Log lines go to standard error. The processes of a deployment say what happens (info), the others what is wrong (warn).
+fn init_logging(cli: &Cli) -> Result<(), Failure> {
+    let default = if matches!(cli.command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
+    let directives = cli.log.as_deref().unwrap_or(default);
+    let filter = EnvFilter::try_new(directives).map_err(|e| Failure::message(Exit::Usage, format!("--log {directives}: {e}")))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match cli.log_format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

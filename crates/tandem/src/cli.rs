@@ -1,0 +1,220 @@
+//! The command line: every flag with its help, and nothing done yet.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tandem_plan::GpuType;
+
+/// Deploys, drives and measures disaggregated LLM inference.
+#[derive(Debug, Parser)]
+#[command(name = "tandem", version, max_term_width = 110, arg_required_else_help = true, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// What goes to standard error: error, warn, info, debug, trace, or a filter such as `tandem_worker=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "TANDEM_LOG", hide_env = true)]
+    pub(crate) log: Option<String>,
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+}
+
+const AFTER_HELP: &str = "\
+Start here:
+  tandem run                       deploy the embedded nano model on this machine, drive it, print the summary
+  tandem plan deepseek-r1 --gpu-type h100    what the published recipe would run where
+  tandem list                      built-in recipes
+
+Exit codes: 0 ok, 1 bug, 2 usage, 3 recipe invalid, 4 no feasible plan, 5 not ready in time, 6 deployment died,
+7 load incomplete, 8 check failed, 9 artifact unreadable, 130 interrupted after clean teardown.";
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Deploy a recipe on this machine, drive it with load, write the run folder, print the summary
+    Run(RunArgs),
+    /// Show what would run where, and whether it fits; start nothing
+    Plan(PlanArgs),
+    /// Drive any OpenAI-compatible endpoint with load
+    Load(LoadArgs),
+    /// List the built-in recipes
+    List,
+    /// Serve the OpenAI API in front of the workers of a plan (one process of a deployment)
+    Serve(ServeArgs),
+    /// Compute for a frontend (one process of a deployment)
+    Worker(WorkerArgs),
+}
+
+/// What to deploy. Last wins: built-in recipe < site file < recipe file < environment (NCTX, CONCURRENCY …) < --set.
+#[derive(Debug, Args)]
+pub(crate) struct RecipeArgs {
+    /// Built-in recipe (see `tandem list`) or a YAML recipe file
+    #[arg(default_value = "nano")]
+    pub(crate) recipe: String,
+    /// GPU type whose defaults apply: gb200, b200, h100 or cpu
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) gpu_type: Option<GpuType>,
+    /// Set a knob, e.g. `--set NCTX=3`; several values sweep: `--set CONCURRENCY=1,8,64`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) sets: Vec<String>,
+    /// Facts of this site (YAML), below the recipe file
+    #[arg(long, value_name = "FILE", env = "TANDEM_SITE", hide_env = true)]
+    pub(crate) site: Option<PathBuf>,
+    /// Hugging Face directory of the model (config.json, tokenizer.json, *.safetensors); same as --set MODEL=DIR
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Option<String>,
+    /// `auto` reads the weights, `dummy` makes random ones from a seed (config.json is enough); same as --set LOAD_FORMAT=…
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) load_format: Option<String>,
+    /// Memory of one device, e.g. 512MiB: what weights and KV cache must fit in; same as --set DEVICE_MEMORY=…
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) device_memory: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tandem run
+  tandem run --set CONCURRENCY=1,4,16 --out my-sweep
+  tandem run nano --set NCTX=1 --set ISL=1024
+  tandem run --model DIR --load-format dummy --device-memory 2GiB
+  tandem run --serve-only         deploy, print the URL, serve until ctrl-C
+
+Ctrl-C once stops sending, finishes what is in flight, writes what there is, marked partial; twice ends at once.")]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// The run folder (default: experiments/isl<ISL>_osl<OSL>_<time>, below $LLMB_WORKLOAD if that is set)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Seconds until the deployment must be ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) ready_timeout: u64,
+    /// Seconds that in-flight requests get after the first ctrl-C
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) grace: u64,
+    /// Deploy and serve until ctrl-C, without load
+    #[arg(long)]
+    pub(crate) serve_only: bool,
+    /// HTTP port of the frontend (default: the recipe's DYNAMO_FRONTEND_PORT; 0 = any free one)
+    #[arg(long, value_name = "PORT")]
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// Print the plan as JSON (a list when the recipe sweeps over several deployments)
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Say what a knob is, its value, and which layer set it
+    #[arg(long, value_name = "NAME", conflicts_with = "json")]
+    pub(crate) explain: Option<String>,
+    /// Write the engine's configuration files (configs/…) below this directory
+    #[arg(long, value_name = "DIR", conflicts_with = "explain")]
+    pub(crate) render: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The key of a protected endpoint comes from TANDEM_API_KEY or OPENAI_API_KEY; it is never printed or written.
+
+Example:
+  tandem load --url http://127.0.0.1:8000 --model nano --concurrency 8 --requests 64 --isl 256 --osl 64 --out out")]
+pub(crate) struct LoadArgs {
+    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000
+    #[arg(long)]
+    pub(crate) url: String,
+    /// Model name that the endpoint serves
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Requests in flight; several values run one after another
+    #[arg(long, value_delimiter = ',', default_value = "1")]
+    pub(crate) concurrency: Vec<u32>,
+    /// Measured requests of each concurrency (default: 8 x concurrency)
+    #[arg(long)]
+    pub(crate) requests: Option<u32>,
+    /// Requests before the measured ones (default: 2 x concurrency)
+    #[arg(long)]
+    pub(crate) warmup: Option<u32>,
+    /// Input tokens of each request
+    #[arg(long, default_value_t = 256)]
+    pub(crate) isl: u32,
+    /// Output tokens of each request
+    #[arg(long, default_value_t = 64)]
+    pub(crate) osl: u32,
+    /// Directory of the model's tokenizer.json (default: byte-level, as the nano model)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Whether responses stream; without it TTFT and TPOT do not apply
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
+    pub(crate) streaming: bool,
+    /// Seed of the prompts
+    #[arg(long, default_value_t = 100)]
+    pub(crate) seed: u64,
+    /// A request fails after this many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) request_timeout: u64,
+    /// Seconds that in-flight requests get after the first ctrl-C
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) grace: u64,
+    /// GPUs behind the endpoint, for the throughput per GPU
+    #[arg(long, default_value_t = 1)]
+    pub(crate) gpus: u32,
+    /// Directory for the results
+    #[arg(long, value_name = "DIR", default_value = "artifacts")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The plan (plan.json of a run folder, or the output of `tandem plan --json`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: PathBuf,
+    /// Listen for clients here instead of where the plan says, e.g. 0.0.0.0:8000
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<String>,
+    /// Listen for workers here instead of where the plan says
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) control: Option<String>,
+    /// Print one JSON line with the bound addresses on standard output
+    #[arg(long)]
+    pub(crate) announce: bool,
+    /// End when standard input closes (so that it ends with what started it)
+    #[arg(long)]
+    pub(crate) stop_with_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// The plan (plan.json of a run folder, or the output of `tandem plan --json`)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: PathBuf,
+    /// Which worker of the plan, e.g. decode-0
+    #[arg(long, required_unless_present = "role")]
+    pub(crate) name: Option<String>,
+    /// Phase of the worker, with --index instead of --name
+    #[arg(long, value_parser = ["prefill", "decode"], conflicts_with = "name")]
+    pub(crate) role: Option<String>,
+    /// Index of the worker within its phase
+    #[arg(long, default_value_t = 0, conflicts_with = "name")]
+    pub(crate) index: u32,
+    /// Control address of the frontend (default: the plan's)
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) frontend: Option<String>,
+    /// Listen for KV transfers here
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
+    pub(crate) kv: String,
+    /// End when standard input closes (so that it ends with what started it)
+    #[arg(long)]
+    pub(crate) stop_with_stdin: bool,
+}

@@ -1,0 +1,15 @@
+//! One file a command: flags in, work done, a failure with its exit code out.
+
+pub(crate) mod list;
+pub(crate) mod load;
+pub(crate) mod plan;
+pub(crate) mod run;
+pub(crate) mod serve;
+pub(crate) mod worker;
+
+mod measure;
+mod progress;
+mod recipe;
+mod results;
+mod run_folder;
+mod tokenizer;

@@ -1,0 +1,55 @@
+//! `tandem plan`: what would run where, and why.
+
+use std::io::Write;
+
+use anyhow::Context;
+use tandem_plan::Plan;
+use tandem_recipe::{explain, plan_table, render_configs};
+
+use super::recipe::{load, plans_of, recipe_failure};
+use super::run_folder::write_whole;
+use crate::cli::PlanArgs;
+use crate::exit::{Exit, Failure, OrExit};
+
+pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
+    let recipe = load(&args.recipe)?;
+    let plans = plans_of(&recipe);
+    if let Some(name) = &args.explain {
+        // A knob can be explained although the plan that it leads to is impossible.
+        let first = plans.as_ref().ok().and_then(|plans| plans.first());
+        let text = explain(&recipe, first, name).map_err(recipe_failure)?;
+        return print(&text);
+    }
+    let plans = plans?;
+    if let Some(dir) = &args.render {
+        for (i, plan) in plans.iter().enumerate() {
+            let folder = if plans.len() == 1 { dir.clone() } else { dir.join(format!("case-{}", i + 1)) };
+            for (name, text) in render_configs(plan, &planned_machines(plan)) {
+                write_whole(&folder.join(name), text.as_bytes())?;
+            }
+        }
+        return Ok(());
+    }
+    if args.json { print(&json(&plans)?) } else { print(&plans.iter().map(plan_table).collect::<Vec<_>>().join("\n")) }
+}
+
+fn json(plans: &[Plan]) -> Result<String, Failure> {
+    let text = match plans {
+        [one] => serde_json::to_string_pretty(one),
+        many => serde_json::to_string_pretty(many),
+    };
+    text.map(|text| text + "\n").or_exit(Exit::Bug)
+}
+
+/// Stand-ins for the names that an allocation will have.
+fn planned_machines(plan: &Plan) -> Vec<String> {
+    (0..plan.n_nodes).map(|node| format!("node-{node}")).collect()
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader such as `head` that has seen enough is not an error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write the plan").or_exit(Exit::Artifact),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,44 @@
+//! The end of a measurement: files written, verdict and summary shown, exit code chosen.
+
+use std::io::Write;
+
+use tandem_metrics::Verdict;
+use tandem_metrics::artifacts::result::run_validity;
+use tandem_metrics::artifacts::{PointArtifacts, RunContext, render_run};
+
+use super::progress::say;
+use super::run_folder::RunFolder;
+use crate::exit::{Exit, Failure};
+
+/// Writes every artifact of `points`, then says whether they can be trusted, then shows them.
+///
+/// Returns `ended_early` if there is one, else a failure when a point is invalid.
+pub(crate) fn conclude(
+    folder: &RunFolder,
+    points: Vec<PointArtifacts>,
+    context: &RunContext,
+    ended_early: Option<Failure>,
+) -> Result<(), Failure> {
+    let validity = run_validity(&points, context);
+    let failed = points.iter().any(|point| point.summary.validity.verdict() == Verdict::Invalid);
+    let has_figures =
+        points.iter().any(|point| point.summary.avg(&tandem_metrics::metrics::request_count::METRIC).is_some_and(|n| n > 0.0));
+    for (name, bytes) in render_run(points, context) {
+        folder.write(&name, &bytes)?;
+    }
+    for reason in validity.reasons.iter().filter(|reason| reason.code != "ended_early") {
+        say(&format!("{}: {}", reason.verdict, reason.message));
+    }
+    if has_figures {
+        let text = std::fs::read(folder.path("perf_summary.txt")).unwrap_or_default();
+        // A reader that has gone has seen enough; the file is there.
+        let _ = std::io::stdout().write_all(&text);
+    }
+    say(&format!("results ({}) in {}", validity.verdict(), folder.root().display()));
+    match ended_early {
+        Some(failure) => Err(failure),
+        None if failed => Err(Failure::message(Exit::Incomplete, "the load is incomplete or too many requests failed")
+            .with_hint("each request is a line of profile_export.jsonl, with its outcome")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,272 @@
+//! `tandem run`: a recipe deployed on this machine, driven, measured, torn down.
+//!
+//! One deployment is one run folder. Whatever ends it (the last request, a process that dies,
+//! an interrupt), the folder holds what was measured and a verdict on it, and nothing is left running.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tandem_launch::local::worker_log;
+use tandem_launch::{Deployment, EventLog, Exited, LaunchError, LaunchOptions};
+use tandem_load::StopSignal;
+use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
+use tandem_metrics::{Reason, Verdict};
+use tandem_plan::{EngineKind, Phase, Plan};
+use tandem_recipe::render_configs;
+
+use super::measure::{self, Ask, Point};
+use super::progress::say;
+use super::recipe::{load, plans_of};
+use super::results::conclude;
+use super::run_folder::RunFolder;
+use super::serve::api_key;
+use crate::cli::RunArgs;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::signals::Interrupts;
+
+/// Time between SIGTERM and SIGKILL at the end of a deployment.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
+    let recipe = load(&args.recipe)?;
+    let mut plans = plans_of(&recipe)?;
+    if let Some(cluster) = plans.iter().find(|plan| plan.engine == EngineKind::DynamoTrtllm) {
+        let message = format!("recipe {} needs GPUs and a cluster, `tandem run` has this machine only", cluster.recipe);
+        return Err(Failure::message(Exit::Infeasible, message)
+            .with_hint(format!("`tandem plan {} --gpu-type {}` shows what it would start", cluster.recipe, cluster.hardware.gpu_type)));
+    }
+    for plan in &mut plans {
+        // Before the plan is written and hashed: the run starts from that document alone.
+        plan.frontend.http.port = args.port.unwrap_or(plan.frontend.http.port);
+    }
+    if args.serve_only && plans.len() > 1 {
+        return Err(Failure::message(Exit::Usage, "--serve-only serves one deployment, the recipe sweeps over several"));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
+    runtime.block_on(async {
+        let mut interrupts = Interrupts::install()?;
+        let n_plans = plans.len();
+        for (i, plan) in plans.into_iter().enumerate() {
+            let folder = RunFolder::create(&folder_path(&args, &plan, i, n_plans))?;
+            if n_plans > 1 {
+                say(&format!("deployment {} of {n_plans}", i + 1));
+            }
+            Run::begin(&args, plan, folder)?.drive(&mut interrupts).await?;
+        }
+        Ok(())
+    })
+}
+
+/// With several deployments, each is a folder of its own below the one that was named.
+fn folder_path(args: &RunArgs, plan: &Plan, index: usize, n_plans: usize) -> PathBuf {
+    match &args.out {
+        Some(out) if n_plans > 1 => out.join(format!("case-{}", index + 1)),
+        Some(out) => out.clone(),
+        None => RunFolder::default_path(plan.load.isl, plan.load.osl),
+    }
+}
+
+/// Why a run ended before its last request.
+enum Ended {
+    Interrupted,
+    Died(Exited),
+    Failed(Failure),
+}
+
+/// One deployment and its folder.
+struct Run<'a> {
+    args: &'a RunArgs,
+    plan: Plan,
+    folder: RunFolder,
+    events: EventLog,
+    started: u64,
+    points: Vec<PointArtifacts>,
+    client_reasons: Vec<Reason>,
+}
+
+impl<'a> Run<'a> {
+    /// Writes everything that is known before anything starts.
+    fn begin(args: &'a RunArgs, plan: Plan, folder: RunFolder) -> Result<Self, Failure> {
+        let text = serde_json::to_string_pretty(&plan).or_exit(Exit::Bug)?;
+        folder.write("plan.json", text.as_bytes())?;
+        for (name, text) in render_configs(&plan, &[measure::host_name()]) {
+            folder.write(&name, text.as_bytes())?;
+        }
+        let events = EventLog::create(&folder.path("events.jsonl")).or_exit(Exit::Artifact)?;
+        let started = measure::wall_ns();
+        events.emit("run_started", json!({"recipe": plan.recipe, "plan_hash": plan.hash(), "version": env!("CARGO_PKG_VERSION")}));
+        Ok(Run { args, plan, folder, events, started, points: Vec::new(), client_reasons: Vec::new() })
+    }
+
+    async fn drive(mut self, interrupts: &mut Interrupts) -> Result<(), Failure> {
+        let ended = match self.deploy(interrupts).await {
+            Ok(mut deployment) => {
+                let ended = if self.args.serve_only {
+                    self.serve(&mut deployment, interrupts).await
+                } else {
+                    self.measure(&mut deployment, interrupts).await
+                };
+                deployment.stop().await;
+                ended
+            }
+            Err(ended) => Some(ended),
+        };
+        self.finish(ended)
+    }
+
+    async fn deploy(&self, interrupts: &mut Interrupts) -> Result<Deployment, Ended> {
+        let count = |phase| self.plan.workers_of(phase).count();
+        let (n_prefill, n_decode) = (count(Phase::Prefill), count(Phase::Decode));
+        say(&format!("starting the frontend, {n_prefill} prefill and {n_decode} decode workers; logs in {}", self.folder.root().display()));
+        let program = std::env::current_exe().or_exit(Exit::Bug).map_err(Ended::Failed)?;
+        let options = LaunchOptions {
+            program,
+            run_dir: self.folder.root().to_owned(),
+            ready_timeout: Duration::from_secs(self.args.ready_timeout),
+            stop_grace: STOP_GRACE,
+            api_key: api_key(),
+        };
+        let start = async {
+            let mut deployment = Deployment::start(&self.plan, options, self.events.clone()).await?;
+            match deployment.ready(&self.plan).await {
+                Ok(()) => Ok(deployment),
+                Err(error) => {
+                    deployment.stop().await;
+                    Err(error)
+                }
+            }
+        };
+        tokio::select! {
+            started = start => started.map_err(launch_ended),
+            // Dropping the start kills what has been started.
+            () = interrupts.next() => Err(Ended::Interrupted),
+        }
+    }
+
+    /// Serves until it is interrupted or cannot serve any more. A worker that dies is reported: the others go on.
+    async fn serve(&self, deployment: &mut Deployment, interrupts: &mut Interrupts) -> Option<Ended> {
+        let mut left = [Phase::Prefill, Phase::Decode].map(|phase| (phase, self.plan.workers_of(phase).count()));
+        // The starter may have gone already; the run folder says the same.
+        let _ = writeln!(std::io::stdout(), "{}", json!({"url": deployment.url(), "model": self.plan.model.served_name}));
+        say(&format!("serving {} at {} until ctrl-C", self.plan.model.served_name, deployment.url()));
+        loop {
+            let exited = tokio::select! {
+                exited = deployment.died() => exited,
+                () = interrupts.next() => return Some(Ended::Interrupted),
+            };
+            let phase = self.plan.worker(&exited.name).map(|worker| worker.phase);
+            let alive = left.iter_mut().find(|(p, _)| Some(*p) == phase);
+            match alive {
+                Some((_, n)) if *n > 1 => {
+                    *n -= 1;
+                    say(&format!("warning: {exited}"));
+                }
+                _ => return Some(Ended::Died(exited)),
+            }
+        }
+    }
+
+    async fn measure(&mut self, deployment: &mut Deployment, interrupts: &mut Interrupts) -> Option<Ended> {
+        for (index, point) in self.plan.load.points.clone().into_iter().enumerate() {
+            let ask = Ask::of_plan(&self.plan, deployment.url(), point, Duration::from_secs(self.args.grace), api_key());
+            let job = match Point::new(&ask, index, self.folder.root(), &self.folder.path("logs/bench.log")) {
+                Ok(job) => job,
+                Err(failure) => return Some(Ended::Failed(failure)),
+            };
+            self.events.emit("point_started", json!({"concurrency": point.concurrency, "n_requests": point.n_requests}));
+            let stop = Arc::new(StopSignal::new());
+            let mut ended = None;
+            let mut load = tokio::task::spawn_blocking({
+                let stop = stop.clone();
+                move || job.run(&stop)
+            });
+            let result = loop {
+                tokio::select! {
+                    result = &mut load => break result,
+                    exited = deployment.died(), if ended.is_none() => {
+                        stop.stop_now();
+                        ended = Some(Ended::Died(exited));
+                    }
+                    () = interrupts.next() => {
+                        if ended.is_none() {
+                            say("interrupted: finishing what is in flight; once more to end now");
+                        }
+                        stop.stop();
+                        ended.get_or_insert(Ended::Interrupted);
+                    }
+                }
+            };
+            match result.or_exit(Exit::Bug).and_then(|measured| measured) {
+                Ok(measured) => {
+                    self.events.emit("point_ended", measured.event);
+                    self.client_reasons.extend(measured.reasons);
+                    self.points.push(measured.artifacts);
+                }
+                Err(failure) if ended.is_none() => ended = Some(Ended::Failed(failure)),
+                Err(_) => {}
+            }
+            if ended.is_some() {
+                return ended;
+            }
+        }
+        None
+    }
+
+    /// Writes all that was measured, says what came out, and turns the way it ended into an exit code.
+    fn finish(self, ended: Option<Ended>) -> Result<(), Failure> {
+        self.cut_logs()?;
+        let failure = ended.map(|ended| match ended {
+            Ended::Interrupted => Failure::message(Exit::Interrupted, "interrupted; everything was torn down"),
+            Ended::Died(exited) => Failure::message(Exit::Died, exited.to_string()),
+            Ended::Failed(failure) => failure,
+        });
+        let context = self.context(failure.as_ref());
+        self.events.emit("run_ended", json!({"partial": context.is_partial}));
+        if self.args.serve_only {
+            return failure.map_or(Ok(()), Err);
+        }
+        conclude(&self.folder, self.points, &context, failure)
+    }
+
+    fn cut_logs(&self) -> Result<(), Failure> {
+        for (phase, target) in [(Phase::Prefill, "logs/prefill.log"), (Phase::Decode, "logs/decode.log")] {
+            let sources: Vec<_> = self.plan.workers_of(phase).map(|w| worker_log(self.folder.root(), phase, w.index)).collect();
+            tandem_launch::logs::cut_iterations(&sources, &self.folder.path(target)).or_exit(Exit::Artifact)?;
+        }
+        Ok(())
+    }
+
+    fn context(&self, failure: Option<&Failure>) -> RunContext {
+        let mut reasons = self.client_reasons.clone();
+        reasons.extend(failure.map(|f| Reason { verdict: Verdict::Invalid, code: "ended_early", message: f.error.to_string() }));
+        RunContext {
+            kind: RunKind::Measured,
+            recipe: self.plan.recipe.clone(),
+            model: self.plan.model.served_name.clone(),
+            plan_hash: self.plan.hash(),
+            versions: vec![("tandem".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
+            machines: vec![measure::host_name()],
+            n_gpus: self.plan.n_devices(),
+            started_wall_ns: self.started,
+            ended_wall_ns: measure::wall_ns(),
+            is_partial: failure.is_some(),
+            reasons,
+        }
+    }
+}
+
+fn launch_ended(error: LaunchError) -> Ended {
+    match error {
+        LaunchError::Died(exited) => Ended::Died(exited),
+        LaunchError::NotReady { .. } | LaunchError::Canary { .. } => Ended::Failed(
+            Failure::new(Exit::NotReady, error)
+                .with_hint("the logs of every process are in the run folder; --ready-timeout gives it more time"),
+        ),
+        LaunchError::Io { .. } => Ended::Failed(Failure::new(Exit::Artifact, error)),
+        LaunchError::Spawn { .. } => Ended::Failed(Failure::new(Exit::NotReady, error)),
+        LaunchError::Unsupported(_) => Ended::Failed(Failure::new(Exit::Infeasible, error)),
+    }
+}

@@ -1,0 +1,34 @@
+//! `tandem worker`: one prefill or decode worker of a plan.
+
+use anyhow::Context;
+use tandem_plan::{Plan, WorkerPlan};
+use tokio::net::TcpListener;
+
+use super::recipe::read_plan;
+use crate::cli::WorkerArgs;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::signals::until_stopped;
+
+pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
+    let plan = read_plan(&args.plan)?;
+    let worker = choose(&plan, &args)?.clone();
+    let frontend = args.frontend.clone().unwrap_or_else(|| plan.frontend.control.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
+    runtime.block_on(until_stopped(args.stop_with_stdin, async |shutdown| {
+        // Loading weights takes a while and must not keep an interrupt from being seen.
+        let loading = (plan.clone(), worker.clone());
+        let engine = tokio::task::spawn_blocking(move || tandem_engine::build_engine(&loading.0, &loading.1)).await;
+        let engine = engine.or_exit(Exit::Bug)?.or_exit(Exit::NotReady)?;
+        let kv = TcpListener::bind(&args.kv).await.with_context(|| format!("cannot listen on {}", args.kv)).or_exit(Exit::NotReady)?;
+        let options = tandem_worker::WorkerOptions::new(frontend, kv);
+        tandem_worker::run(&plan, &worker, engine, options, shutdown).await.or_exit(Exit::Died)
+    }))
+}
+
+fn choose<'a>(plan: &'a Plan, args: &WorkerArgs) -> Result<&'a WorkerPlan, Failure> {
+    let name = args.name.clone().unwrap_or_else(|| format!("{}-{}", args.role.as_deref().unwrap_or_default(), args.index));
+    plan.worker(&name).ok_or_else(|| {
+        let names: Vec<&str> = plan.workers.iter().map(|w| w.name.as_str()).collect();
+        Failure::message(Exit::Usage, format!("the plan has no worker `{name}` (it has {})", names.join(", ")))
+    })
+}

@@ -1,0 +1,62 @@
+//! Interrupts: ctrl-C, SIGTERM, and a standard input that closes.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{Exit, Failure, OrExit};
+
+/// Counts SIGINT and SIGTERM from the moment it is created.
+#[derive(Debug)]
+pub(crate) struct Interrupts {
+    int: tokio::signal::unix::Signal,
+    term: tokio::signal::unix::Signal,
+}
+
+impl Interrupts {
+    /// Must be called inside a runtime.
+    pub(crate) fn install() -> Result<Self, Failure> {
+        let listen = |kind| signal(kind).or_exit(Exit::Bug);
+        Ok(Interrupts { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+    }
+
+    /// Pends until the next one. Safe to cancel.
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.int.recv() => {}
+            _ = self.term.recv() => {}
+        }
+    }
+}
+
+/// Runs a serving process until it ends by itself, is interrupted, or (if asked) its standard input closes.
+///
+/// `body` gets the token that is cancelled then, and is awaited to its end.
+pub(crate) async fn until_stopped<F, T>(stop_with_stdin: bool, body: impl FnOnce(CancellationToken) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let shutdown = CancellationToken::new();
+    let mut interrupts = Interrupts::install()?;
+    let body = body(shutdown.clone());
+    tokio::pin!(body);
+    tokio::select! {
+        done = &mut body => return done,
+        () = interrupts.next() => tracing::info!("stopping: interrupted"),
+        () = stdin_closed(), if stop_with_stdin => tracing::info!("stopping: standard input closed"),
+    }
+    shutdown.cancel();
+    tokio::select! {
+        done = body => done,
+        () = interrupts.next() => Err(Failure::message(Exit::Interrupted, "interrupted twice")),
+    }
+}
+
+/// Pends until standard input ends. The reading thread is left behind: a blocked read cannot be cancelled.
+async fn stdin_closed() {
+    let (tx, rx) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = tx.send(());
+    });
+    let _ = rx.await;
+}
