@@ -5,7 +5,8 @@
 //! `packed` (weights in kernel order), `gemm`, `simd`, `pool`.
 //!
 //! All arithmetic is f32; weights stay in the checkpoint's format (FP8, BF16, F32) and are
-//! widened in cache, so FP8 is computed as W8A32: activations are not quantised.
+//! widened in cache, so FP8 is computed as W8A32: activations are not quantised. How many rows a
+//! kernel gets changes the order of its sums: batch and threads change logits by roundings (1e-6).
 //! Not here: which requests run (`tandem-sched`), files (`checkpoint`).
 
 mod attention;
@@ -27,6 +28,7 @@ mod weights;
 
 pub use attention::AttentionForm;
 pub use forward::StepTrace;
+pub use gemm::time_gemm;
 pub use profile::{Op, OpCost, Profile};
 
 use std::ops::Range;

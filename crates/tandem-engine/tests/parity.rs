@@ -1,6 +1,8 @@
 //! The engine against golden outputs of an independent implementation: every way to cut a
 //! prompt, both attention forms, mixed batches, block sizes, cache formats and transfer.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 mod common;
 
 use common::{Golden, Sequence, cosine, decode, difference, options, prefill};
@@ -199,8 +201,8 @@ fn the_observer_sees_each_layer_complete_and_in_order() {
 
 #[test]
 fn bf16_goldens_agree_by_angle() {
-    for i in 0..TINY.len() {
-        let golden = Golden::open(TINY[i], Some("bf16"));
+    for dir in TINY {
+        let golden = Golden::open(dir, Some("bf16"));
         for (name, want) in &golden.prompts {
             let mut engine = golden.engine(options());
             let mut sequence = Sequence::new(&want.prompt, &engine, 0, 1);

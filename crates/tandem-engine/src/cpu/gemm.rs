@@ -6,10 +6,12 @@
 
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
-use super::packed::Packed;
+use super::packed::{Packed, Piece};
 use super::pool::Pool;
 use super::simd::{Isa, NR, PanelArgs};
+use crate::checkpoint::{Tensor, TensorData};
 
 /// Inner rows of a chunk: 32 KiB of widened weights.
 const K_CHUNK: usize = 256;
@@ -67,28 +69,54 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Operands of rows `rows` and inner rows `k0..k1` of one panel; `b` is left to fill in.
+    fn args(&self, panel: usize, rows: &Range<usize>, k0: usize, k1: usize) -> PanelArgs {
+        PanelArgs {
+            x: self.x.wrapping_add(rows.start * self.ldx + k0),
+            ldx: self.ldx,
+            m: rows.len(),
+            k: k1 - k0,
+            b: std::ptr::null(),
+            ldb: NR,
+            c: self.c.wrapping_add(rows.start * self.ldc + panel * NR),
+            ldc: self.ldc,
+            accumulate: k0 > 0,
+        }
+    }
+
     fn run(&self, isa: Isa, unit: &Unit) {
         let mut scratch = Scratch([0.0; K_CHUNK * NR]);
-        let k = self.weights.k();
         for panel in unit.panels.clone() {
-            for k0 in (0..k).step_by(K_CHUNK) {
-                let k1 = (k0 + K_CHUNK).min(k);
-                let chunk = self.weights.chunk(isa, panel, k0, k1, &mut scratch.0);
-                let args = PanelArgs {
-                    x: self.x.wrapping_add(unit.rows.start * self.ldx + k0),
-                    ldx: self.ldx,
-                    m: unit.rows.len(),
-                    k: k1 - k0,
-                    b: chunk.as_ptr(),
-                    ldb: NR,
-                    c: self.c.wrapping_add(unit.rows.start * self.ldc + panel * NR),
-                    ldc: self.ldc,
-                    accumulate: k0 > 0,
-                };
-                // SAFETY: `new` checked the bounds of x and c; units are disjoint in (rows, panels).
-                unsafe { isa.panel(args) };
+            if unit.rows.len() > Isa::FEW_ROWS || !self.run_few_rows(isa, panel, &unit.rows) {
+                self.run_panel(isa, panel, &unit.rows, &mut scratch);
             }
         }
+    }
+
+    fn run_panel(&self, isa: Isa, panel: usize, rows: &Range<usize>, scratch: &mut Scratch) {
+        let k = self.weights.k();
+        // Few rows: a small chunk is read back from the first-level cache right after it was widened.
+        let step = if rows.len() <= Isa::FEW_ROWS { K_CHUNK / 4 } else { K_CHUNK };
+        for k0 in (0..k).step_by(step) {
+            let k1 = (k0 + step).min(k);
+            let chunk = self.weights.chunk(isa, panel, k0, k1, &mut scratch.0);
+            let args = PanelArgs { b: chunk.as_ptr(), ..self.args(panel, rows, k0, k1) };
+            // SAFETY: `new` checked the bounds of x and c; units are disjoint in (rows, panels).
+            unsafe { isa.panel(args) };
+        }
+    }
+
+    /// Multiplies few rows by an FP8 panel without storing widened weights, if there is a kernel for that.
+    fn run_few_rows(&self, isa: Isa, panel: usize, rows: &Range<usize>) -> bool {
+        let Some(runs) = self.weights.fp8_runs(panel) else { return false };
+        for (start, scale, codes) in runs {
+            let args = self.args(panel, rows, start, start + codes.len() / NR);
+            // SAFETY: as in `run_panel`; `codes` has k rows of NR.
+            if !unsafe { isa.few_rows_fp8(args, codes, scale) } {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -108,11 +136,30 @@ pub(crate) fn run_jobs(pool: &Pool, isa: Isa, jobs: &[Job<'_>]) -> u64 {
     2 * macs(&|j| j.weights.n()) as u64
 }
 
+/// Wall time of one product of `m` rows by f32 weights `[n, k]` with the engine's own kernels: the best of
+/// `repeats`. For benchmarks, beside other libraries' rates.
+///
+/// # Errors
+/// When the system refuses a thread.
+pub fn time_gemm(m: usize, n: usize, k: usize, threads: usize, repeats: usize) -> std::io::Result<Duration> {
+    let tensor = Tensor { rows: n, cols: k, data: TensorData::F32(vec![0.5; n * k]) };
+    let weights = Packed::new(&[Piece::whole(&tensor)]);
+    let (pool, isa) = (Pool::new(threads)?, Isa::detect());
+    let (x, mut c) = (vec![0.25; m * k], vec![0.0; m * weights.n_padded()]);
+    let mut best = Duration::MAX;
+    for _ in 0..repeats {
+        let since = Instant::now();
+        run_jobs(&pool, isa, &[Job::new(&weights, &x, k, m, &mut c, weights.n_padded())]);
+        best = best.min(since.elapsed());
+    }
+    Ok(best)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::packed::{Piece, padded};
+    use super::super::packed::padded;
     use super::*;
-    use crate::checkpoint::{DummySource, Tensor, TensorData, TensorSource};
+    use crate::checkpoint::{DummySource, TensorSource};
 
     fn expected(x: &[f32], ldx: usize, m: usize, w: &[f32], n: usize, k: usize) -> Vec<f64> {
         let mut out = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! Token-expert pairs are sorted by expert, so each expert multiplies all its tokens at once;
 //! shared experts join the same parallel region. Outputs are added per token in the order of
-//! expert ids, so results depend neither on threads nor on the batch around a token.
+//! expert ids, whatever the order in which they were computed.
 
 use super::gemm::{Job, run_jobs};
 use super::packed::padded;

@@ -190,6 +190,19 @@ impl Packed {
     }
 }
 
+impl Packed {
+    /// The runs of FP8 panel `panel` as (first inner row, scale, codes); `None` for other formats.
+    pub(crate) fn fp8_runs(&self, panel: usize) -> Option<impl Iterator<Item = (usize, f32, &[u8])>> {
+        let Data::Fp8(q, runs, first) = &self.data else { return None };
+        let base = panel * self.k;
+        let mut from = 0;
+        Some(runs[first[panel]..first[panel + 1]].iter().map(move |run| {
+            let start = std::mem::replace(&mut from, run.end);
+            (start, run.scale, &q[(base + start) * NR..(base + run.end) * NR])
+        }))
+    }
+}
+
 fn fill<T: Copy>(pieces: &[Piece<'_>], k: usize, out: &mut [T], values: &dyn Fn(&Piece<'_>) -> Vec<T>) {
     let mut panel = 0;
     for piece in pieces {

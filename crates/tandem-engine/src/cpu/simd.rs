@@ -108,6 +108,28 @@ impl Isa {
         }
     }
 
+    /// Rows up to which [`Isa::few_rows_fp8`] beats widening first.
+    pub(crate) const FEW_ROWS: usize = 4;
+
+    /// [`Isa::panel`] for at most [`Isa::FEW_ROWS`] rows by e4m3 codes `[k][NR]` that share `scale`, without
+    /// storing widened weights; `false` when this instruction set has no such kernel (nothing is done then).
+    ///
+    /// # Safety
+    /// As [`Isa::panel`], with `codes` in place of `args.b`.
+    #[inline]
+    pub(crate) unsafe fn few_rows_fp8(self, args: PanelArgs, codes: &[u8], scale: f32) -> bool {
+        debug_assert!(codes.len() == args.k * NR && args.m <= Self::FEW_ROWS);
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => {
+                // SAFETY: as in `panel`.
+                unsafe { x86::few_rows_fp8_avx512(args, codes.as_ptr(), scale) };
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Computes all pairs of dot products.
     ///
     /// # Safety

@@ -1,6 +1,7 @@
 //! Drives a CPU engine over golden checkpoints: prompts in chunks, greedy decoding, comparison.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a helper of tests may panic")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -97,13 +97,18 @@ impl Block<'_> {
         }
         let n_keys = self.keys.end.min(last_position) - self.keys.start;
         let (keys, values) = self.gather_head(head, n_keys);
-        let ld_v = padded(self.layer.shape.v);
+        let (dim, ld_v) = (self.layer.shape.head(), padded(self.layer.shape.v));
+        // The head's queries side by side: rows of all heads would be a stride apart that maps to few cache sets.
+        let mut queries = vec![0.0f32; QUERY_TILE * dim];
         let mut scores = vec![0.0f32; QUERY_TILE * KEY_TILE];
         for tile in (0..rows.len()).step_by(QUERY_TILE) {
             let tile = tile..(tile + QUERY_TILE).min(rows.len());
             let first = rows.start + tile.start;
             let out = &mut out[tile.start * ld_v..tile.end * ld_v];
-            self.attend_tile(head, first, n_keys, (&keys, &values), &mut scores, out, &mut softmax[tile]);
+            for (row, query) in (self.span.rows.start + first..).zip(queries.chunks_exact_mut(dim)).take(tile.len()) {
+                query.copy_from_slice(&self.q[row * self.ldq + head * dim..row * self.ldq + (head + 1) * dim]);
+            }
+            self.attend_tile(&queries, first, n_keys, (&keys, &values), &mut scores, out, &mut softmax[tile]);
         }
     }
 
@@ -131,7 +136,7 @@ impl Block<'_> {
     #[expect(clippy::too_many_arguments, reason = "the innermost loop; a struct would only rename them")]
     fn attend_tile(
         &self,
-        head: usize,
+        q: &[f32],
         first: usize,
         n_keys: usize,
         kv: (&[f32], &[f32]),
@@ -141,7 +146,6 @@ impl Block<'_> {
     ) {
         let (s, isa) = (self.layer.shape, self.layer.compute.isa);
         let (dim, ld_v, m) = (s.head(), padded(s.v), softmax.len());
-        let q = &self.q[(self.span.rows.start + first) * self.ldq + head * dim..];
         let seen_by = |row: usize, start: usize| (self.span.first + first + row + 1).saturating_sub(self.keys.start + start);
         for start in (0..n_keys).step_by(KEY_TILE) {
             let n = KEY_TILE.min(n_keys - start).min(seen_by(m - 1, start));
@@ -151,7 +155,7 @@ impl Block<'_> {
             for panel in 0..n.div_ceil(NR) {
                 let b = kv.0[(start / NR + panel) * dim * NR..].as_ptr();
                 let c = scores[panel * NR..].as_mut_ptr();
-                let args = PanelArgs { x: q.as_ptr(), ldx: self.ldq, m, k: dim, b, ldb: NR, c, ldc: KEY_TILE, accumulate: false };
+                let args = PanelArgs { x: q.as_ptr(), ldx: dim, m, k: dim, b, ldb: NR, c, ldc: KEY_TILE, accumulate: false };
                 // SAFETY: m query rows of this head, one whole key panel, and m score rows of KEY_TILE columns.
                 unsafe { isa.panel(args) };
             }

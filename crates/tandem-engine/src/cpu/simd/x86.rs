@@ -189,12 +189,37 @@ unsafe fn dot_tile_avx512<const X: usize, const Y: usize>(a: DotArgs) {
                 }
             }
         }
+        if X == 4 && Y == 4 {
+            let totals = lane_totals(std::array::from_fn(|i| sums[i / Y][i % Y]));
+            _mm_storeu_ps(a.out, _mm512_extractf32x4_ps(totals, 0));
+            _mm_storeu_ps(a.out.add(a.ldo), _mm512_extractf32x4_ps(totals, 1));
+            _mm_storeu_ps(a.out.add(2 * a.ldo), _mm512_extractf32x4_ps(totals, 2));
+            _mm_storeu_ps(a.out.add(3 * a.ldo), _mm512_extractf32x4_ps(totals, 3));
+            return;
+        }
         for (i, row) in sums.iter().enumerate() {
             for (j, sum) in row.iter().enumerate() {
                 *a.out.add(i * a.ldo + j) = _mm512_reduce_add_ps(*sum);
             }
         }
     }
+}
+
+/// The sum of the lanes of each of sixteen registers: lane `i` of the result belongs to register `i`.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn lane_totals(v: [__m512; 16]) -> __m512 {
+    // Each step halves the number of registers by adding two interleavings of a pair.
+    let pairs: [__m512; 8] = std::array::from_fn(|i| {
+        let (a, b) = (v[2 * i], v[2 * i + 1]);
+        _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b))
+    });
+    let fours: [__m512; 4] = std::array::from_fn(|i| {
+        let (a, b) = (_mm512_castps_pd(pairs[2 * i]), _mm512_castps_pd(pairs[2 * i + 1]));
+        _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
+    });
+    let halves = |a, b| _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+    halves(halves(fours[0], fours[1]), halves(fours[2], fours[3]))
 }
 
 /// # Safety
@@ -274,6 +299,50 @@ pub(super) unsafe fn widen_fp8_avx2(src: &[u8], scale: f32, dst: &mut [f32]) {
             let high = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
             _mm256_storeu_ps(dst.as_mut_ptr().add(i), _mm256_mul_ps(low, factor));
             _mm256_storeu_ps(dst.as_mut_ptr().add(i + 8), _mm256_mul_ps(high, factor));
+        }
+    }
+}
+
+/// # Safety
+/// `x` has `m` rows of `k` values (`m` is 1 to 4), `codes` has `k` rows of 32, `c` has `m` rows of 32.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn few_rows_fp8_avx512(a: PanelArgs, codes: *const u8, scale: f32) {
+    // SAFETY: as above; the features are enabled here.
+    unsafe { by_rows!(a.m, tile_fp8_avx512, (a, codes, scale); 1 => 4, 2 => 2, 3 => 2, 4 => 1) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn tile_fp8_avx512<const M: usize, const U: usize>((a, codes, scale): (PanelArgs, *const u8, f32)) {
+    let (sign, rest) = (_mm256_set1_epi16(i16::MIN), _mm256_set1_epi16(0x3f80));
+    let widen = |codes: __m128i| {
+        let wide = _mm256_cvtepu8_epi16(codes);
+        let magnitude = _mm256_and_si256(_mm256_slli_epi16(wide, 7), rest);
+        _mm512_cvtph_ps(_mm256_or_si256(magnitude, _mm256_and_si256(_mm256_slli_epi16(wide, 8), sign)))
+    };
+    // SAFETY: reads x[M][k], codes[k][32] and reads and writes c[M][32], which the caller vouches for.
+    unsafe {
+        let mut sums = [[[_mm512_setzero_ps(); 2]; M]; U];
+        let mut p = 0;
+        while p < a.k {
+            for u in 0..U.min(a.k - p) {
+                let b = codes.add((p + u) * NR);
+                let (b0, b1) = (widen(_mm_loadu_si128(b.cast())), widen(_mm_loadu_si128(b.add(16).cast())));
+                for i in 0..M {
+                    let x = _mm512_set1_ps(*a.x.add(i * a.ldx + p + u));
+                    sums[u][i][0] = _mm512_fmadd_ps(x, b0, sums[u][i][0]);
+                    sums[u][i][1] = _mm512_fmadd_ps(x, b1, sums[u][i][1]);
+                }
+            }
+            p += U;
+        }
+        let factor = _mm512_set1_ps(scale * 256.0);
+        for i in 0..M {
+            for half in 0..2 {
+                let sum = (1..U).fold(sums[0][i][half], |sum, u| _mm512_add_ps(sum, sums[u][i][half]));
+                let c = a.c.add(i * a.ldc + half * 16);
+                let old = if a.accumulate { _mm512_loadu_ps(c) } else { _mm512_setzero_ps() };
+                _mm512_storeu_ps(c, _mm512_fmadd_ps(sum, factor, old));
+            }
         }
     }
 }
