@@ -8,7 +8,7 @@
 //! `completions` (body to response), `reply` (tokens to response), `text` (tokens to text),
 //! `generation` (one request through the workers) over `lifecycle` (its pure state machine)
 //! and `router` (pure policies), `inflight` (whose message is it), `workers` and `control`
-//! (who is connected), `health`, `metrics`.
+//! (who is connected), `health`, `metrics`, `patience` (clients that do not read).
 
 mod completions;
 mod control;
@@ -19,6 +19,7 @@ mod http;
 mod inflight;
 mod lifecycle;
 mod metrics;
+mod patience;
 mod reply;
 mod router;
 mod server;

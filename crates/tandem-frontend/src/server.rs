@@ -17,12 +17,15 @@ use tracing::{debug, info, warn};
 
 use crate::control::serve_worker;
 use crate::http::handle;
+use crate::patience::Patience;
 use crate::shared::Shared;
 
 /// Requests under way at shutdown have this long to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection is closed when the head of its next request takes longer than this.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+/// A client that reads nothing of its response for this long is given up.
+const READ_PATIENCE: Duration = Duration::from_secs(60);
 /// Connections beyond those that could all carry a request.
 const SPARE_CONNECTIONS: usize = 1024;
 /// Connections on the control port at once, those that have not said hello included.
@@ -128,8 +131,8 @@ async fn serve_client(shared: Arc<Shared>, stream: TcpStream, shutdown: Cancella
         debug!(%error, "cannot set TCP_NODELAY on a client's connection");
     }
     let service = service_fn(move |request| handle(Arc::clone(&shared), request));
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(TokioIo::new(stream), service);
+    let stream = TokioIo::new(Patience::new(stream, READ_PATIENCE));
+    let connection = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(stream, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

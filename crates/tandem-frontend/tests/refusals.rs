@@ -77,6 +77,17 @@ async fn bytes_that_are_no_request_are_refused() {
             String::from_utf8_lossy(&body[..body.len().min(20)])
         );
     }
+    for bytes in [&b"nonsense\r\n\r\n"[..], b"GET / HTTP/9.9\r\n\r\n", b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n", &[0x16, 3, 1, 2, 0]]
+    {
+        let mut client = frontend.client().await;
+        client.send(bytes).await;
+        client.send(b"\r\n\r\n").await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer:?} for {:?}", String::from_utf8_lossy(bytes));
+    }
+    let mut client = frontend.client().await;
+    client.send(format!("GET /health HTTP/1.1\r\n{}", "a: b\r\n".repeat(500)).as_bytes()).await;
+    assert!(client.rest().await.starts_with("HTTP/1.1 431"), "too many headers");
     frontend.stop().await;
 }
 
