@@ -4,7 +4,7 @@
 //! `grep "'num_generation_tokens': 0"` finds pure prefill steps and
 //! `grep "'num_ctx_requests': 0, 'num_ctx_tokens': 0"` pure decode steps.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use tandem_sched::{SchedStats, Step};
@@ -12,16 +12,20 @@ use tandem_sched::{SchedStats, Step};
 /// Lines reach the file at the latest this long after their step, or when the worker falls idle.
 const FLUSH_AFTER: Duration = Duration::from_millis(100);
 
-/// Where the lines go.
+/// Bytes of lines after which they are written anyway.
+const FLUSH_BYTES: usize = 16 << 10;
+
+/// Where the lines go. Whole lines are written at once, so that other writers of the same file do not tear them.
 pub(crate) struct IterationLog {
-    writer: Option<BufWriter<Box<dyn Write + Send>>>,
+    writer: Option<Box<dyn Write + Send>>,
+    lines: Vec<u8>,
     flushed: Instant,
     n_steps: u64,
 }
 
 impl IterationLog {
     pub(crate) fn new(writer: Option<Box<dyn Write + Send>>) -> Self {
-        Self { writer: writer.map(BufWriter::new), flushed: Instant::now(), n_steps: 0 }
+        Self { writer, lines: Vec::new(), flushed: Instant::now(), n_steps: 0 }
     }
 
     /// Steps so far.
@@ -32,26 +36,32 @@ impl IterationLog {
     /// Counts a step and writes its line; `stats` are those while it ran.
     pub(crate) fn step(&mut self, step: &Step, stats: &SchedStats, took: Duration) {
         self.n_steps += 1;
-        let n_steps = self.n_steps;
-        self.write(|w| write_line(w, n_steps, step, stats, took));
-        if self.flushed.elapsed() >= FLUSH_AFTER {
+        if self.writer.is_none() {
+            return;
+        }
+        write_line(&mut self.lines, self.n_steps, step, stats, took).expect("a vector takes every byte");
+        if self.lines.len() >= FLUSH_BYTES || self.flushed.elapsed() >= FLUSH_AFTER {
             self.flush();
         }
     }
 
-    pub(crate) fn flush(&mut self) {
-        self.write(Write::flush);
-        self.flushed = Instant::now();
-    }
-
     /// A log that cannot be written is given up, the worker goes on.
-    fn write(&mut self, write: impl FnOnce(&mut BufWriter<Box<dyn Write + Send>>) -> io::Result<()>) {
+    pub(crate) fn flush(&mut self) {
+        self.flushed = Instant::now();
         if let Some(writer) = &mut self.writer
-            && let Err(error) = write(writer)
+            && !self.lines.is_empty()
+            && let Err(error) = writer.write_all(&self.lines).and_then(|()| writer.flush())
         {
             tracing::warn!(%error, "cannot write the iteration log");
             self.writer = None;
         }
+        self.lines.clear();
+    }
+}
+
+impl Drop for IterationLog {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 

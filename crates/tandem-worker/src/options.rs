@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tandem_engine::EngineError;
@@ -86,6 +87,9 @@ pub enum WorkerError {
     /// The KV listener has no address, or the engine thread cannot be started.
     #[error("cannot start the worker")]
     Start(#[source] std::io::Error),
+    /// The KV listener is bound to every address and nobody said by which one it is reached.
+    #[error("the KV listener at {0} needs an address that prefill workers can reach")]
+    KvAddress(SocketAddr),
     /// No frontend answered in time.
     #[error("no frontend answers at {address} within {within:?}")]
     Connect {

@@ -123,6 +123,9 @@ fn start(
         }
         Phase::Decode => {
             let own = options.kv_listener.local_addr().map_err(WorkerError::Start)?;
+            if options.kv_address.is_none() && own.ip().is_unspecified() {
+                return Err(WorkerError::KvAddress(own));
+            }
             let config = DecodeConfig {
                 shape,
                 eos,

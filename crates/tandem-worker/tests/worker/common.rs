@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use tandem_engine::{
-    Batch, BatchEntry, Engine, EngineError, EngineInfo, KvRead, ModeledEngine, NoObserver, Sampling, StepObserver, StepOutput,
+    Batch, BatchEntry, Engine, EngineError, EngineInfo, KvRead, ModeledEngine, NoObserver, Sampling, StepObserver, StepOutput, build_engine,
 };
 use tandem_plan::hardware::GpuType;
 use tandem_plan::plan::PLAN_SCHEMA_VERSION;
@@ -30,8 +30,11 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) const VOCAB: u32 = 256;
 pub(crate) const FREE: ModeledCosts = ModeledCosts { step_us: 0.0, prefill_token_us: 0.0, decode_seq_us: 0.0 };
 
-const CONFIG: &str = r#"{"model_type":"deepseek_v3","vocab_size":256,"hidden_size":8,"intermediate_size":8,"moe_intermediate_size":8,
-    "num_hidden_layers":2,"num_attention_heads":1,"kv_lora_rank":6,"qk_nope_head_dim":2,"qk_rope_head_dim":2,"v_head_dim":2}"#;
+/// Small, with everything that the architecture has.
+const CONFIG: &str = r#"{"model_type":"deepseek_v3","vocab_size":256,"hidden_size":32,"intermediate_size":48,"moe_intermediate_size":16,
+    "num_hidden_layers":3,"num_attention_heads":2,"n_routed_experts":4,"n_shared_experts":1,"num_experts_per_tok":2,"n_group":2,
+    "topk_group":1,"first_k_dense_replace":1,"scoring_func":"sigmoid","topk_method":"noaux_tc","norm_topk_prob":true,
+    "q_lora_rank":16,"kv_lora_rank":16,"qk_nope_head_dim":8,"qk_rope_head_dim":8,"v_head_dim":8}"#;
 
 /// A worker of small limits; tests change what they are about.
 pub(crate) fn worker_plan(phase: Phase, index: u32) -> WorkerPlan {
@@ -61,14 +64,14 @@ pub(crate) fn worker_plan(phase: Phase, index: u32) -> WorkerPlan {
     }
 }
 
-fn plan(worker: &WorkerPlan, eos: Option<u32>) -> Plan {
+pub(crate) fn plan(worker: &WorkerPlan, engine: EngineKind, eos: Option<u32>) -> Plan {
     let local = |port| Address { host: "127.0.0.1".into(), port };
     Plan {
         schema_version: PLAN_SCHEMA_VERSION,
         recipe: "test".into(),
         knobs: Default::default(),
         hardware: Hardware { gpu_type: GpuType::Cpu, devices_per_node: 2, device_memory: Bytes::gib(1) },
-        engine: EngineKind::Modeled,
+        engine,
         model: ModelPlan {
             served_name: "test".into(),
             source: ModelSource::Dummy { seed: 0 },
@@ -108,15 +111,19 @@ pub(crate) fn prompt(seed: u32, n: u32) -> Vec<u32> {
     (0..n).map(|i| (seed * 101 + i * 37 + 11) % VOCAB).collect()
 }
 
-/// The text of a request by the engine alone: one step for the prompt, one for each further token.
+/// The text of a request by the modeled engine alone.
 pub(crate) fn reference(tokens: &[u32], n: u32) -> Vec<u32> {
     let kv = KvPlan { block_size: 1000, n_blocks: 1, dtype: KvDtype::Fp8, memory_fraction: 0.5 };
-    let mut engine = ModeledEngine::new(FREE, &kv, VOCAB);
+    aggregated(&mut ModeledEngine::new(FREE, &kv, VOCAB), tokens, n, &Sampling::GREEDY)
+}
+
+/// The text of a request by an engine alone: one step for the prompt, one for each further token.
+pub(crate) fn aggregated(engine: &mut dyn Engine, tokens: &[u32], n: u32, sampling: &Sampling) -> Vec<u32> {
     let mut text: Vec<u32> = Vec::new();
     for i in 0..n {
         let start = if i == 0 { 0 } else { u32::try_from(tokens.len()).unwrap() + i - 1 };
         let input = text.last().map_or_else(|| tokens.to_vec(), |&t| vec![t]);
-        let sampling = Some(Sampling { output_index: i, ..Sampling::GREEDY });
+        let sampling = Some(Sampling { output_index: i, ..sampling.clone() });
         let entry = BatchEntry { tokens: input, start, blocks: vec![0], sampling, decode: i > 0 };
         text.push(engine.step(&Batch { entries: vec![entry] }, &mut NoObserver).unwrap().tokens[0][0]);
     }
@@ -213,10 +220,12 @@ impl Engine for TestEngine {
 /// How a worker is started.
 pub(crate) struct Spec {
     pub(crate) worker: WorkerPlan,
+    pub(crate) engine: EngineKind,
     pub(crate) gate: Arc<Gate>,
     pub(crate) fault: Fault,
     pub(crate) eos: Option<u32>,
     pub(crate) costs: ModeledCosts,
+    pub(crate) kv_listen: &'static str,
     pub(crate) reconnect: bool,
     pub(crate) connect_within: Duration,
     pub(crate) reservation_deadline: Option<Duration>,
@@ -227,10 +236,12 @@ impl Spec {
     pub(crate) fn new(phase: Phase) -> Self {
         Self {
             worker: worker_plan(phase, 0),
+            engine: EngineKind::Modeled,
             gate: Arc::default(),
             fault: Fault::None,
             eos: None,
             costs: FREE,
+            kv_listen: "127.0.0.1:0",
             reconnect: false,
             connect_within: Duration::from_millis(200),
             reservation_deadline: None,
@@ -320,16 +331,21 @@ impl Drop for Worker {
 
 /// Runs a worker against a frontend that is not there yet or is played by the test.
 pub(crate) async fn serve(spec: Spec, frontend: String, shutdown: CancellationToken) -> Result<(), WorkerError> {
-    let plan = plan(&spec.worker, spec.eos);
-    let inner = ModeledEngine::new(spec.costs, &spec.worker.kv, VOCAB);
-    let kv_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plan = plan(&spec.worker, spec.engine, spec.eos);
+    let kv_listener = TcpListener::bind(spec.kv_listen).await.unwrap();
     let mut options = WorkerOptions::new(frontend, kv_listener);
     options.iteration_log = spec.log;
     options.reconnect = spec.reconnect;
     options.reservation_deadline = spec.reservation_deadline;
     options.connect_within = spec.connect_within;
-    let engine = TestEngine { inner, gate: spec.gate, fault: spec.fault };
-    tandem_worker::run(&plan, &spec.worker, Box::new(engine), options, shutdown).await
+    let engine: Box<dyn Engine> = match spec.engine {
+        EngineKind::Modeled => {
+            let inner = ModeledEngine::new(spec.costs, &spec.worker.kv, VOCAB);
+            Box::new(TestEngine { inner, gate: spec.gate, fault: spec.fault })
+        }
+        _ => build_engine(&plan, &spec.worker).unwrap(),
+    };
+    tandem_worker::run(&plan, &spec.worker, engine, options, shutdown).await
 }
 
 /// The frontend's end of one worker's connection.
@@ -442,6 +458,11 @@ impl Link {
         for _ in 0..n {
             timeout(LIMIT, self.stats.changed()).await.unwrap().unwrap();
         }
+    }
+
+    /// Forgets the messages that are there.
+    pub(crate) fn drain(&mut self) {
+        while self.messages.try_recv().is_ok() {}
     }
 
     /// Whether no message is there.

@@ -1,5 +1,6 @@
 //! Whatever goes wrong: the right failure is told, only those concerned fail, and no block stays held.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -310,4 +311,81 @@ async fn shutdown_ends_cleanly_while_requests_run() {
     worker.link.reserve(1, 40, sampling(5)).await;
     worker.link.reserved().await;
     worker.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn random_cancels_leave_nothing_behind_and_do_not_touch_the_others() {
+    let small = |phase, n_blocks| {
+        Spec::new(phase).with(|s| {
+            s.worker.limits.max_batch_size = 4;
+            s.worker.kv.n_blocks = n_blocks;
+            s.costs.step_us = 200.0;
+        })
+    };
+    let mut prefill = Worker::start(small(Phase::Prefill, 16)).await;
+    let mut decode = Worker::start(small(Phase::Decode, 40)).await;
+    let mut random = 1u64;
+    let mut below = move |n: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    };
+    const N: u64 = 200;
+    let n_prompt = |id: u64| 1 + u32::try_from(id * 13 % 60).unwrap();
+    let n_output = |id: u64| 2 + u32::try_from(id * 7 % 30).unwrap();
+    let mut cancelled = HashSet::new();
+    let (mut texts, mut finished) = (HashMap::<u64, [Vec<u32>; 2]>::new(), HashSet::new());
+    for id in 0..N {
+        decode.link.reserve(id, n_prompt(id), sampling(n_output(id))).await;
+    }
+    let mut n_open = N;
+    while n_open > 0 {
+        let (side, message) = tokio::select! {
+            message = prefill.link.next() => (0, message),
+            message = decode.link.next() => (1, message),
+        };
+        match message {
+            FromWorker::Reserved { id, target } if !cancelled.contains(&id.0) => {
+                prefill.link.prefill(id.0, prompt(7, n_prompt(id.0)), sampling(n_output(id.0)), Some(target)).await;
+            }
+            FromWorker::Tokens { events } => {
+                for event in events {
+                    texts.entry(event.id.0).or_default()[side].extend(event.tokens);
+                    finished.extend(event.finish.map(|_| event.id.0));
+                }
+            }
+            // The side that is cancelled later may see the transfer break first.
+            FromWorker::Failed { id, kind, message } => {
+                assert!(kind == FailureKind::Transfer && cancelled.contains(&id.0), "{id:?}: {message}");
+            }
+            _ => {}
+        }
+        if below(12) == 0 {
+            let id = below(N);
+            cancelled.insert(id);
+            let mut links = [&mut prefill.link, &mut decode.link];
+            links.rotate_left(usize::try_from(below(2)).unwrap());
+            for link in links {
+                link.cancel(id).await;
+            }
+        }
+        let is_whole = |id: &u64| finished.contains(id) && texts.get(id).is_some_and(|t| !t[0].is_empty());
+        n_open = (0..N).filter(|id| !cancelled.contains(id) && !is_whole(id)).count() as u64;
+    }
+    prefill.link.until_idle().await;
+    decode.link.until_idle().await;
+    let whole: Vec<u64> = (0..N).filter(|id| !cancelled.contains(id)).collect();
+    assert!(!whole.is_empty() && !cancelled.is_empty());
+    for id in whole {
+        assert_eq!(texts[&id].concat(), reference(&prompt(7, n_prompt(id)), n_output(id)), "request {id}");
+    }
+    prefill.link.drain();
+    decode.link.drain();
+    works(&mut prefill.link, &mut decode.link).await;
+}
+
+#[tokio::test]
+async fn a_listener_without_a_reachable_address_is_refused() {
+    let spec = Spec::new(Phase::Decode).with(|s| s.kv_listen = "0.0.0.0:0");
+    let ended = serve(spec, dead_address().await, CancellationToken::new()).await;
+    assert!(matches!(ended, Err(WorkerError::KvAddress(_))));
 }

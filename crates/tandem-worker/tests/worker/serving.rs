@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::common::{FREE, Link, Spec, Worker, first_tokens, prompt, reference, sampling, texts};
-use tandem_plan::{ModeledCosts, Phase};
+use crate::common::{FREE, Link, Spec, Worker, aggregated, first_tokens, plan, prompt, reference, sampling, texts};
+use tandem_engine::{Sampling, build_engine};
+use tandem_plan::{EngineKind, KvDtype, KvPlan, ModeledCosts, Phase};
 use tandem_wire::worker::{FailureKind, FinishReason, FromWorker, PROTOCOL_VERSION, RequestId, SamplingParams};
 
 /// Sends one request through both workers; its first token comes from the prefill worker.
@@ -41,6 +42,31 @@ async fn the_text_is_that_of_the_engine_alone_whatever_chunks_and_blocks() {
         decode.link.until_idle().await;
         prefill.stop().await.unwrap();
         decode.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_real_model_gives_the_same_text_in_two_processes_as_in_one() {
+    let cpu = |phase, block_size, dtype| {
+        Spec::new(phase).with(|s| {
+            s.engine = EngineKind::Cpu;
+            s.worker.kv = KvPlan { block_size, dtype, ..s.worker.kv };
+        })
+    };
+    for dtype in [KvDtype::F32, KvDtype::Bf16] {
+        let mut prefill = Worker::start(cpu(Phase::Prefill, 4, dtype)).await;
+        let mut decode = Worker::start(cpu(Phase::Decode, 16, dtype)).await;
+        let alone = cpu(Phase::Decode, 200, dtype).worker;
+        let mut alone = build_engine(&plan(&alone, EngineKind::Cpu, None), &alone).unwrap();
+        for (id, n_prompt, temperature) in [(1u64, 1, 0.0), (2, 16, 0.0), (3, 50, 0.0), (4, 50, 0.8)] {
+            let tokens = prompt(n_prompt, n_prompt);
+            let params = SamplingParams { temperature, seed: 5, top_k: 40, ..sampling(20) };
+            let chosen = Sampling { temperature, seed: 5, top_k: 40, ..Sampling::GREEDY };
+            let text = whole_text(&mut prefill.link, &mut decode.link, id, &tokens, &params).await;
+            assert_eq!(text, aggregated(alone.as_mut(), &tokens, 20, &chosen), "request {id} with {dtype:?}");
+        }
+        prefill.link.until_idle().await;
+        decode.link.until_idle().await;
     }
 }
 
