@@ -145,10 +145,11 @@ impl Decode {
         let request = self.requests.get_mut(&e.id).expect("a scheduled request is known");
         let accepted = request.rules.accept(request.n_output, tokens);
         request.n_output += accepted.n_taken;
-        request.pending.extend_from_slice(&tokens[..accepted.n_text]);
+        let tokens = &tokens[..accepted.n_taken as usize];
+        request.pending.extend_from_slice(tokens);
         request.entry = entry;
         request.entry.tokens.clear();
-        request.entry.tokens.extend_from_slice(&tokens[accepted.n_taken as usize - 1..accepted.n_taken as usize]);
+        request.entry.tokens.extend(tokens.last());
         let stop = accepted.finish.is_some();
         if stop || request.pending.len() >= self.config.stream_interval {
             rs.out.tokens(RequestId(e.id.0), std::mem::take(&mut request.pending), accepted.finish);

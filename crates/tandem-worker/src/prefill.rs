@@ -99,7 +99,7 @@ impl Prefill {
         let first = &tokens[..1];
         let request = self.requests.get_mut(&entry.id).expect("a scheduled request is known");
         let accepted = request.rules.accept(0, first);
-        rs.out.tokens(RequestId(entry.id.0), first[..accepted.n_text].to_vec(), accepted.finish);
+        rs.out.tokens(RequestId(entry.id.0), first.to_vec(), accepted.finish);
         if accepted.finish.is_some() {
             self.forget(entry.id);
         } else if let Some(push) = request.push.take() {

@@ -7,23 +7,23 @@ use tandem_wire::worker::{FinishReason, SamplingParams};
 #[derive(Debug)]
 pub(crate) struct Rules {
     params: SamplingParams,
-    /// Tokens that end the text: the model's and the request's, or none with `ignore_eos`.
+    /// Tokens that end the text: the request's own and, unless it ignores it, the model's.
     stops: Vec<u32>,
 }
 
 /// A run of new tokens after the rules were applied.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Accepted {
-    /// Tokens of the text: a token that ended it is not among them.
-    pub(crate) n_text: usize,
-    /// Tokens taken, the ending one included.
+    /// How many were taken, a token that ended the text included: it counts as output and is sent, though it is not
+    /// part of the text.
     pub(crate) n_taken: u32,
     pub(crate) finish: Option<FinishReason>,
 }
 
 impl Rules {
     pub(crate) fn new(params: SamplingParams, eos: Option<u32>) -> Self {
-        let stops = if params.ignore_eos { Vec::new() } else { eos.into_iter().chain(params.stop_token_ids.iter().copied()).collect() };
+        let eos = eos.filter(|_| !params.ignore_eos);
+        let stops = eos.into_iter().chain(params.stop_token_ids.iter().copied()).collect();
         Self { params, stops }
     }
 
@@ -41,14 +41,13 @@ impl Rules {
 
     /// Applies the rules to `tokens`, which follow `n_output` earlier ones.
     pub(crate) fn accept(&self, n_output: u32, tokens: &[u32]) -> Accepted {
-        let mut accepted = Accepted { n_text: 0, n_taken: 0, finish: None };
+        let mut accepted = Accepted { n_taken: 0, finish: None };
         for token in tokens {
             accepted.n_taken += 1;
             if self.stops.contains(token) {
                 accepted.finish = Some(FinishReason::Stop);
                 break;
             }
-            accepted.n_text += 1;
             if n_output + accepted.n_taken >= self.params.max_tokens {
                 accepted.finish = Some(FinishReason::Length);
                 break;
@@ -69,24 +68,25 @@ mod tests {
     }
 
     #[test]
-    fn a_text_ends_at_its_length_or_before_a_stop_token() {
+    fn a_text_ends_at_its_length_or_with_a_stop_token() {
         let check = |rules: &Rules, n_output, tokens: &[u32]| {
             let a = rules.accept(n_output, tokens);
-            (a.n_text, a.n_taken, a.finish)
+            (a.n_taken, a.finish)
         };
         let r = rules(5, 0, false);
-        assert_eq!(check(&r, 0, &[1]), (1, 1, None));
-        assert_eq!(check(&r, 4, &[1]), (1, 1, Some(FinishReason::Length)));
-        assert_eq!(check(&r, 4, &[2]), (0, 1, Some(FinishReason::Stop)));
-        assert_eq!(check(&r, 1, &[1, 7, 1]), (1, 2, Some(FinishReason::Stop)));
-        assert_eq!(check(&r, 3, &[1, 1, 1]), (2, 2, Some(FinishReason::Length)));
-        assert_eq!(check(&rules(5, 0, true), 0, &[2, 7]), (2, 2, None));
+        assert_eq!(check(&r, 0, &[1]), (1, None));
+        assert_eq!(check(&r, 4, &[1]), (1, Some(FinishReason::Length)));
+        assert_eq!(check(&r, 4, &[2]), (1, Some(FinishReason::Stop)), "a stop in the last place is a stop");
+        assert_eq!(check(&r, 1, &[1, 7, 1]), (2, Some(FinishReason::Stop)));
+        assert_eq!(check(&r, 3, &[1, 1, 1]), (2, Some(FinishReason::Length)));
+        assert_eq!(check(&rules(5, 0, true), 0, &[2, 1]), (2, None));
+        assert_eq!(check(&rules(5, 0, true), 0, &[2, 7]), (2, Some(FinishReason::Stop)), "the request's own ends are not the model's");
     }
 
     #[test]
     fn ends_are_banned_before_min_tokens() {
         assert_eq!(rules(9, 3, false).sampling(2).banned, [2, 7]);
         assert_eq!(rules(9, 3, false).sampling(3).banned, [0; 0]);
-        assert_eq!(rules(9, 3, true).sampling(0).banned, [0; 0]);
+        assert_eq!(rules(9, 3, true).sampling(0).banned, [7]);
     }
 }

@@ -110,7 +110,7 @@ async fn one_token_needs_no_decode_worker_and_frees_a_reservation_that_was_made(
 }
 
 #[tokio::test]
-async fn a_stop_token_ends_the_text_and_is_not_part_of_it() {
+async fn a_stop_token_ends_the_text_and_is_its_last_token() {
     let tokens = prompt(3, 30);
     let text = reference(&tokens, 20);
     let at = (1..20).find(|&i| !text[..i].contains(&text[i])).unwrap();
@@ -124,14 +124,14 @@ async fn a_stop_token_ends_the_text_and_is_not_part_of_it() {
     assert_eq!(texts(&mut decode.link, 1).await[&1].tokens, text[1..], "ends are ignored on demand");
     // At once, at the prefill worker, by the model's own end token.
     begin(&mut prefill.link, &mut decode.link, 2, &tokens, &sampling(20)).await;
-    assert_eq!(first_tokens(&mut prefill.link).await, [(2, vec![], Some(FinishReason::Stop))]);
+    assert_eq!(first_tokens(&mut prefill.link).await, [(2, text[..1].to_vec(), Some(FinishReason::Stop))]);
     decode.link.until_idle().await;
     prefill.link.until_idle().await;
     let mut prefill = Worker::start(Spec::new(Phase::Prefill)).await;
     begin(&mut prefill.link, &mut decode.link, 3, &tokens, &stop_at(text[at])).await;
     assert_eq!(first_tokens(&mut prefill.link).await[0].1, text[..1]);
     let ended = &texts(&mut decode.link, 1).await[&3];
-    assert_eq!((&ended.tokens[..], ended.finish), (&text[1..at], Some(FinishReason::Stop)));
+    assert_eq!((&ended.tokens[..], ended.finish), (&text[1..=at], Some(FinishReason::Stop)));
     // Not before min_tokens: the token is not chosen, and the text goes on differently.
     let late = SamplingParams { min_tokens: 20, ..stop_at(text[at]) };
     begin(&mut prefill.link, &mut decode.link, 4, &tokens, &late).await;
