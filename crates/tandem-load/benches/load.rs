@@ -2,14 +2,11 @@
 //! every figure against the server's log of what it really sent. `cargo bench -p tandem-load`; arguments pick rows by name.
 
 #![allow(clippy::print_stdout, reason = "a benchmark prints its results")]
-#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index into a sample is small and positive")]
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use tandem_load::paced::{EmissionLog, PacedConfig, PacedServer};
+use tandem_load::paced::{Accuracy, EmissionLog, PacedConfig, PacedServer};
 use tandem_load::{ByteTexts, LoadReport, LoadSpec, NoProgress, StopSignal, run};
-use tandem_metrics::LoadPhase;
 use tandem_plan::Nanos;
 
 struct Row {
@@ -88,8 +85,9 @@ fn print(row: &Row, report: &LoadReport, log: &EmissionLog) {
         h.receive_utilisation() * 100.0
     );
     println!(
-        "  stamps: {}; read lag p50 {:.1} p99 {:.1} us; clumped {:.2} %; waits: prompts {}, decoder {}, kernel {}",
+        "  stamps: {} (priority raised: {}); read lag p50 {:.1} p99 {:.1} us; clumped {:.2} %; waits: prompts {}, decoder {}, kernel {}",
         h.receive.stamp_source(),
+        h.receive.priority_raised,
         h.receive.read_lag.quantile(0.5).0 as f64 * 1e-3,
         h.receive.read_lag.quantile(0.99).0 as f64 * 1e-3,
         h.clumped_share() * 100.0,
@@ -97,37 +95,26 @@ fn print(row: &Row, report: &LoadReport, log: &EmissionLog) {
         h.receive.n_decoder_waits,
         h.receive.n_partial_writes
     );
+    let first = report.records.iter().map(|r| r.start_ns).min().unwrap_or(0) as f64 * 1e-6;
+    println!("  first request {first:.0} ms after the start; peak memory so far, server included, {}", peak_memory());
     errors(report, log);
 }
 
-/// Differences between what was recorded and what the server did, chunk by chunk.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().find_map(|l| l.strip_prefix("VmHWM:")).map_or_else(|| "unknown".to_owned(), |kb| kb.trim().to_owned())
+}
+
 fn errors(report: &LoadReport, log: &EmissionLog) {
-    let truth: HashMap<&str, &tandem_load::paced::Emission> = log.emissions.iter().map(|e| (e.id.as_str(), e)).collect();
-    let (mut stamp, mut ttft, mut ttft_true, mut itl, mut send) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for record in report.records.iter().filter(|r| r.phase == LoadPhase::Profiling && r.outcome.is_ok()) {
-        let emission = truth[record.x_request_id.as_str()];
-        let at = |t: Nanos| report.clock.from_other(&log.clock, t).0 as f64 * 1e-3;
-        let got: Vec<f64> = record.chunks.iter().map(|c| c.at_ns as f64 * 1e-3).collect();
-        assert_eq!(got.len(), emission.writes.len(), "every chunk is seen once");
-        stamp.extend(got.iter().zip(&emission.writes).map(|(g, w)| g - at(*w)));
-        send.push(at(emission.received) - record.start_ns as f64 * 1e-3);
-        ttft.push(got[0] - record.start_ns as f64 * 1e-3);
-        ttft_true.push(at(emission.writes[0]) - at(emission.received));
-        if got.len() > 1 {
-            let n = (got.len() - 1) as f64;
-            itl.push((got[got.len() - 1] - got[0]) / n - (at(emission.writes[got.len() - 1]) - at(emission.writes[0])) / n);
-        }
-    }
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len().max(1) as f64;
-    println!(
-        "  TTFT mean {:.1} us, of which the server {:.1}: excess {:.1} us",
-        mean(&ttft),
-        mean(&ttft_true),
-        mean(&ttft) - mean(&ttft_true)
-    );
-    for (name, values) in [("stamp - write", &mut stamp), ("send -> received", &mut send), ("ITL error", &mut itl)] {
-        values.sort_by(f64::total_cmp);
-        let q = |p: f64| values.get(((values.len() as f64 - 1.0) * p) as usize).copied().unwrap_or(f64::NAN);
-        println!("  {name}: min {:.2} p50 {:.2} p99 {:.2} p99.9 {:.2} max {:.2} us", q(0.0), q(0.5), q(0.99), q(0.999), q(1.0));
+    let accuracy = Accuracy::of(report, log);
+    assert_eq!(accuracy.n_miscounted, 0, "every chunk is seen once");
+    for (name, s) in [
+        ("stamp - write", accuracy.stamp),
+        ("send -> received", accuracy.send),
+        ("TTFT excess", accuracy.ttft),
+        ("ITL error", accuracy.itl),
+    ] {
+        let [mean, min, p50, p99, p999, max] = [s.mean, s.min, s.p50, s.p99, s.p999, s.max].map(|ns| ns * 1e-3);
+        println!("  {name} us: mean {mean:.2} min {min:.2} p50 {p50:.2} p99 {p99:.2} p99.9 {p999:.2} max {max:.2}");
     }
 }

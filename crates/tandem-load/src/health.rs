@@ -89,6 +89,8 @@ pub struct ReceiveHealth {
     pub n_decoder_waits: u64,
     /// Requests that were never sent.
     pub n_not_sent: u32,
+    /// Whether the system let the receive thread run before others; if not, a busy machine delays its reads.
+    pub priority_raised: bool,
     /// Whether the run was stopped from outside.
     pub stopped: bool,
 }
@@ -199,6 +201,19 @@ pub(crate) fn thread_cpu() -> Duration {
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn thread_cpu() -> Duration {
     Duration::ZERO
+}
+
+/// Lets the calling thread run before others, if the system permits; true when it does.
+#[cfg(target_os = "linux")]
+pub(crate) fn raise_thread_priority() -> bool {
+    // On Linux the niceness is a thread's own.
+    rustix::process::nice(-10).is_ok()
+}
+
+/// Lets the calling thread run before others: not done here, where niceness is the whole process's.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn raise_thread_priority() -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use crate::clock::Clock;
 use crate::decode::assemble::{Common, count_output};
 use crate::decode::thread::{Received, decode};
 use crate::error::LoadError;
-use crate::health::{ClientHealth, DECODE_THREAD, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, thread_cpu};
+use crate::health::{
+    ClientHealth, DECODE_THREAD, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, raise_thread_priority, thread_cpu,
+};
 use crate::progress::{Live, Progress};
 use crate::prompts::requests::Requests;
 use crate::prompts::texts::Texts;
@@ -115,7 +117,8 @@ fn run_threads(
     let decoder = spawn(DECODE_THREAD, move || decode(&inbox, common, n_log, &live_decode))?;
     let receiver = spawn(RECEIVE_THREAD, move || {
         let _ended = ended;
-        receive(config, clock, supply, outbox, live_receive, stop)
+        let priority_raised = raise_thread_priority();
+        receive(config, clock, supply, outbox, live_receive, stop).map(|health| ReceiveHealth { priority_raised, ..health })
     })?;
     while at_end.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
         progress.show(&live.snapshot(clock.now(), n_total));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tandem_load::paced::{PacedConfig, PacedServer};
+use tandem_load::paced::{Accuracy, PacedConfig, PacedServer};
 use tandem_load::{ByteTexts, LoadSpec, NoProgress, StopSignal, run};
 use tandem_plan::Nanos;
 
@@ -30,6 +30,9 @@ fn records_agree_with_the_servers_log() {
         let ttft = record.chunks.first().unwrap().at_ns - record.start_ns;
         assert!(ttft + 1_000_000 >= config.ttft.0, "{ttft}");
     }
+    let accuracy = Accuracy::of(&report, &log);
+    assert_eq!((accuracy.n_requests, accuracy.n_miscounted), (40, 0));
+    assert!(accuracy.send.min >= 0.0 && accuracy.stamp.min >= -1e6 && accuracy.ttft.min >= -1e6);
 }
 
 #[test]

@@ -4,11 +4,14 @@
 //! `itl` later. The log holds the time just before each write, so that a stamp earlier than its entry is
 //! wrong, and the difference of a later one is the client's error (or the network's).
 //!
-//! Reading order: `server` (the loop), `connection` (one client), `answer` (the bytes).
+//! Reading order: `server` (the loop), `connection` (one client), `answer` (the bytes),
+//! `accuracy` (what a client recorded against the log).
 
+mod accuracy;
 mod answer;
 mod connection;
 mod server;
 
+pub use accuracy::{Accuracy, Spread};
 pub use connection::Emission;
 pub use server::{EmissionLog, PacedConfig, PacedServer};
