@@ -1,6 +1,6 @@
 //! Speed of the CPU engine, beside the machine's own GEMM rate. Prints tables; results are kept under `docs/results`.
 //!
-//! `cargo bench -p tandem-engine [-- FILTER]`, FILTER one of `gemm`, `nano`, `mid`. Rates are the best of
+//! `cargo bench -p tandem-engine [-- FILTER…]`: `gemm`, `nano`, `mid`, and `prefill` or `decode` alone. Rates are the best of
 //! several runs, because other processes can only make a run slower; figures for one thread count the time on
 //! a core (Linux), those for two threads wall time.
 
@@ -35,20 +35,22 @@ const MID: &str = r#"{
 }"#;
 
 fn main() {
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let wanted = |name: &str| filter.is_empty() || filter == name;
+    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|f| f == name);
+    let only = |phase: &str| !filters.iter().any(|f| f == "prefill" || f == "decode") || wanted(phase);
+    let phases = [only("prefill"), only("decode")];
     machine();
     let mut peak = [0.0; 2];
-    if wanted("gemm") || wanted("nano") || wanted("mid") {
+    if wanted("gemm") || phases[0] {
         peak = gemm_table();
     }
     if wanted("nano") {
         let config = ModelConfig::from_json(builtin_model("nano").unwrap().config_json).unwrap();
-        model("nano (14.3 M parameters, FP8)", &config, &ModelSource::Builtin { name: "nano".into() }, peak);
+        model("nano (14.3 M parameters, FP8)", &config, &ModelSource::Builtin { name: "nano".into() }, peak, phases);
     }
     if wanted("mid") {
         let config = ModelConfig::from_json(MID).unwrap();
-        model("mid (80.6 M parameters, 20.7 M active, FP8 dummy weights)", &config, &ModelSource::Dummy { seed: 1 }, peak);
+        model("mid (80.6 M parameters, 20.7 M active, FP8 dummy weights)", &config, &ModelSource::Dummy { seed: 1 }, peak, phases);
     }
 }
 
@@ -167,7 +169,7 @@ fn engine(config: &ModelConfig, source: &ModelSource, threads: usize, n_tokens: 
     CpuEngine::new(config, checkpoint::open(source, config).unwrap().as_ref(), options).unwrap()
 }
 
-fn model(title: &str, config: &ModelConfig, source: &ModelSource, peak: [f64; 2]) {
+fn model(title: &str, config: &ModelConfig, source: &ModelSource, peak: [f64; 2], [prefill, decode]: [bool; 2]) {
     println!("\n=== {title} ===");
     let since = Instant::now();
     let loaded = engine(config, source, 1, BLOCK, KvDtype::F32);
@@ -178,6 +180,15 @@ fn model(title: &str, config: &ModelConfig, source: &ModelSource, peak: [f64; 2]
         loaded.instruction_set()
     );
     drop(loaded);
+    if prefill {
+        prefill_table(config, source, peak);
+    }
+    if decode {
+        decode_table(config, source);
+    }
+}
+
+fn prefill_table(config: &ModelConfig, source: &ModelSource, peak: [f64; 2]) {
     println!("\nprefill (steps of {CHUNK} tokens)   tokens/s   GFLOP/s   of gemm crate");
     for threads in [1, 2] {
         let mut engine = engine(config, source, threads, 8192, KvDtype::F32);
@@ -194,6 +205,9 @@ fn model(title: &str, config: &ModelConfig, source: &ModelSource, peak: [f64; 2]
             }
         }
     }
+}
+
+fn decode_table(config: &ModelConfig, source: &ModelSource) {
     println!("\ndecode (context 128 to 192)   tokens/s   ms/step");
     for (threads, kv_dtype) in [(1, KvDtype::F32), (2, KvDtype::F32), (2, KvDtype::Bf16), (2, KvDtype::Fp8)] {
         for batch in [1, 4, 16, 32] {

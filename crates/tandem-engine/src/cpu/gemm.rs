@@ -85,11 +85,13 @@ impl<'a> Job<'a> {
     }
 
     fn run(&self, isa: Isa, unit: &Unit) {
+        // Either all panels have a kernel for few rows or none has: it depends on format and instruction set.
+        if unit.rows.len() <= Isa::FEW_ROWS && unit.panels.clone().all(|panel| self.run_few_rows(isa, panel, &unit.rows)) {
+            return;
+        }
         let mut scratch = Scratch([0.0; K_CHUNK * NR]);
         for panel in unit.panels.clone() {
-            if unit.rows.len() > Isa::FEW_ROWS || !self.run_few_rows(isa, panel, &unit.rows) {
-                self.run_panel(isa, panel, &unit.rows, &mut scratch);
-            }
+            self.run_panel(isa, panel, &unit.rows, &mut scratch);
         }
     }
 

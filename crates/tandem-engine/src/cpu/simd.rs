@@ -109,7 +109,7 @@ impl Isa {
     }
 
     /// Rows up to which [`Isa::few_rows_fp8`] beats widening first.
-    pub(crate) const FEW_ROWS: usize = 4;
+    pub(crate) const FEW_ROWS: usize = 8;
 
     /// [`Isa::panel`] for at most [`Isa::FEW_ROWS`] rows by e4m3 codes `[k][NR]` that share `scale`, without
     /// storing widened weights; `false` when this instruction set has no such kernel (nothing is done then).

@@ -264,20 +264,20 @@ unsafe fn dot_tile_avx2<const X: usize, const Y: usize>(a: DotArgs) {
     }
 }
 
-// An e4m3 code shifted into the fields of an f16 is the same number times 2^-8, subnormals included.
+// A sign-extended e4m3 code, shifted left by 7 and with bit 14 cleared, is an f16 of the same value times 2^-8,
+// subnormals included. The conversion to f32 is exact; the factor goes into the scale.
+const F16_BITS: i16 = 0xbf80u16.cast_signed();
 
 /// # Safety
 /// Lengths are equal and a multiple of 16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn widen_fp8_avx512(src: &[u8], scale: f32, dst: &mut [f32]) {
-    let factor = _mm512_set1_ps(scale * 256.0);
-    let (sign, rest) = (_mm256_set1_epi16(i16::MIN), _mm256_set1_epi16(0x3f80));
+    let (factor, mask) = (_mm512_set1_ps(scale * 256.0), _mm256_set1_epi16(F16_BITS));
     for i in (0..src.len()).step_by(16) {
         // SAFETY: i + 16 <= length of both slices.
         unsafe {
-            let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(src.as_ptr().add(i).cast()));
-            let magnitude = _mm256_and_si256(_mm256_slli_epi16(codes, 7), rest);
-            let halves = _mm256_or_si256(magnitude, _mm256_and_si256(_mm256_slli_epi16(codes, 8), sign));
+            let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(src.as_ptr().add(i).cast()));
+            let halves = _mm256_and_si256(_mm256_slli_epi16(codes, 7), mask);
             _mm512_storeu_ps(dst.as_mut_ptr().add(i), _mm512_mul_ps(_mm512_cvtph_ps(halves), factor));
         }
     }
@@ -287,14 +287,12 @@ pub(super) unsafe fn widen_fp8_avx512(src: &[u8], scale: f32, dst: &mut [f32]) {
 /// Lengths are equal and a multiple of 16.
 #[target_feature(enable = "avx2,f16c")]
 pub(super) unsafe fn widen_fp8_avx2(src: &[u8], scale: f32, dst: &mut [f32]) {
-    let factor = _mm256_set1_ps(scale * 256.0);
-    let (sign, rest) = (_mm256_set1_epi16(i16::MIN), _mm256_set1_epi16(0x3f80));
+    let (factor, mask) = (_mm256_set1_ps(scale * 256.0), _mm256_set1_epi16(F16_BITS));
     for i in (0..src.len()).step_by(16) {
         // SAFETY: i + 16 <= length of both slices.
         unsafe {
-            let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(src.as_ptr().add(i).cast()));
-            let magnitude = _mm256_and_si256(_mm256_slli_epi16(codes, 7), rest);
-            let halves = _mm256_or_si256(magnitude, _mm256_and_si256(_mm256_slli_epi16(codes, 8), sign));
+            let codes = _mm256_cvtepi8_epi16(_mm_loadu_si128(src.as_ptr().add(i).cast()));
+            let halves = _mm256_and_si256(_mm256_slli_epi16(codes, 7), mask);
             let low = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
             let high = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
             _mm256_storeu_ps(dst.as_mut_ptr().add(i), _mm256_mul_ps(low, factor));
@@ -303,22 +301,20 @@ pub(super) unsafe fn widen_fp8_avx2(src: &[u8], scale: f32, dst: &mut [f32]) {
     }
 }
 
+/// Bytes of codes that are asked for ahead of use: decoding reads each weight once, from far memory.
+const PREFETCH: usize = 2048;
+
 /// # Safety
-/// `x` has `m` rows of `k` values (`m` is 1 to 4), `codes` has `k` rows of 32, `c` has `m` rows of 32.
+/// `x` has `m` rows of `k` values (`m` is 1 to 8), `codes` has `k` rows of 32, `c` has `m` rows of 32.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn few_rows_fp8_avx512(a: PanelArgs, codes: *const u8, scale: f32) {
     // SAFETY: as above; the features are enabled here.
-    unsafe { by_rows!(a.m, tile_fp8_avx512, (a, codes, scale); 1 => 4, 2 => 2, 3 => 2, 4 => 1) }
+    unsafe { by_rows!(a.m, tile_fp8_avx512, (a, codes, scale); 1 => 4, 2 => 2, 3 => 2, 4 => 1, 5 => 1, 6 => 1, 7 => 1, 8 => 1) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn tile_fp8_avx512<const M: usize, const U: usize>((a, codes, scale): (PanelArgs, *const u8, f32)) {
-    let (sign, rest) = (_mm256_set1_epi16(i16::MIN), _mm256_set1_epi16(0x3f80));
-    let widen = |codes: __m128i| {
-        let wide = _mm256_cvtepu8_epi16(codes);
-        let magnitude = _mm256_and_si256(_mm256_slli_epi16(wide, 7), rest);
-        _mm512_cvtph_ps(_mm256_or_si256(magnitude, _mm256_and_si256(_mm256_slli_epi16(wide, 8), sign)))
-    };
+    let mask = _mm512_set1_epi16(F16_BITS);
     // SAFETY: reads x[M][k], codes[k][32] and reads and writes c[M][32], which the caller vouches for.
     unsafe {
         let mut sums = [[[_mm512_setzero_ps(); 2]; M]; U];
@@ -326,7 +322,11 @@ unsafe fn tile_fp8_avx512<const M: usize, const U: usize>((a, codes, scale): (Pa
         while p < a.k {
             for u in 0..U.min(a.k - p) {
                 let b = codes.add((p + u) * NR);
-                let (b0, b1) = (widen(_mm_loadu_si128(b.cast())), widen(_mm_loadu_si128(b.add(16).cast())));
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(PREFETCH).cast());
+                let wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(b.cast()));
+                let halves = _mm512_and_si512(_mm512_slli_epi16(wide, 7), mask);
+                let b0 = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+                let b1 = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
                 for i in 0..M {
                     let x = _mm512_set1_ps(*a.x.add(i * a.ldx + p + u));
                     sums[u][i][0] = _mm512_fmadd_ps(x, b0, sums[u][i][0]);
