@@ -74,7 +74,8 @@ impl<S: Side> EngineLoop<S> {
     /// Runs until shutdown.
     ///
     /// An engine that refuses a batch ([`EngineError::Batch`]) fails the requests of that batch and goes on; any other
-    /// engine error ends the worker, so that its supervision notices and the frontend retries elsewhere.
+    /// engine error ends the worker without a word about its requests: its supervision notices, and to the frontend it is
+    /// a lost worker, whose requests are tried elsewhere where that is possible.
     pub(crate) fn run(mut self) -> Result<(), WorkerError> {
         let ended = self.run_until_shutdown();
         self.side.release_all(&mut self.resources);
@@ -150,10 +151,13 @@ impl<S: Side> EngineLoop<S> {
     fn fail_step(&mut self, step: &Step, error: EngineError) -> Result<(), WorkerError> {
         tracing::error!(%error, n_requests = step.entries.len(), "engine step failed");
         self.resources.scheduler.abandon_step(step);
+        if !matches!(error, EngineError::Batch(_)) {
+            return Err(WorkerError::Engine(error));
+        }
         for entry in &step.entries {
             self.side.fail(entry.id, FailureKind::Engine, &error.to_string(), &mut self.resources);
         }
-        if matches!(error, EngineError::Batch(_)) { Ok(()) } else { Err(WorkerError::Engine(error)) }
+        Ok(())
     }
 
     /// Sends what has gathered, with the occupancy of now.

@@ -276,13 +276,14 @@ async fn an_engine_that_refuses_a_batch_fails_its_requests_only() {
 }
 
 #[tokio::test]
-async fn a_broken_or_panicking_engine_ends_the_worker_with_an_error() {
-    let mut worker = Worker::start(Spec::new(Phase::Prefill).with(|s| s.fault = Fault::Breaks)).await;
-    worker.link.prefill(1, prompt(1, 5), sampling(1), None).await;
-    assert!(matches!(worker.ended().await, Err(WorkerError::Engine(_))));
-    let mut worker = Worker::start(Spec::new(Phase::Prefill).with(|s| s.fault = Fault::Panics)).await;
-    worker.link.prefill(1, prompt(1, 5), sampling(1), None).await;
-    assert!(matches!(worker.ended().await, Err(WorkerError::Panicked)));
+async fn a_broken_or_panicking_engine_ends_the_worker_and_closes_its_connection() {
+    for fault in [Fault::Breaks, Fault::Panics] {
+        let mut worker = Worker::start(Spec::new(Phase::Prefill).with(|s| s.fault = fault)).await;
+        worker.link.prefill(1, prompt(1, 5), sampling(1), None).await;
+        let ended = worker.ended().await;
+        assert!(matches!((fault, ended), (Fault::Breaks, Err(WorkerError::Engine(_))) | (Fault::Panics, Err(WorkerError::Panicked))));
+        assert_eq!(worker.link.try_next().await, None, "a lost worker's requests are tried elsewhere, a failed one's are not");
+    }
 }
 
 #[tokio::test]
