@@ -1,7 +1,7 @@
 //! The DeepSeek-V2/V3 model on host cores.
 //!
 //! Reading order: `shape` (dimensions), `weights` (by role), `forward` (one step through the
-//! layers), `attention`, `router`, `moe`, `cache`, `sampling`; then what makes it fast:
+//! layers), `attention`, `router`, `moe`, `cache`, `sampling`, `mtp` (drafts); then what makes it fast:
 //! `packed` (weights in kernel order), `gemm`, `simd`, `pool`.
 //!
 //! All arithmetic is f32; weights stay in the checkpoint's format (FP8, BF16, F32) and are
@@ -15,6 +15,7 @@ mod cache;
 mod forward;
 mod gemm;
 mod moe;
+mod mtp;
 mod packed;
 mod pool;
 mod profile;
@@ -29,6 +30,7 @@ mod weights;
 pub use attention::AttentionForm;
 pub use forward::StepTrace;
 pub use gemm::time_gemm;
+pub use mtp::DraftEntry;
 pub use profile::{Op, OpCost, Profile};
 
 use std::ops::Range;
@@ -62,6 +64,8 @@ pub struct CpuOptions {
     pub threads: usize,
     /// How prompt chunks are attended.
     pub form: AttentionForm,
+    /// Load the model's first MTP layer and give it a KV cache, for [`CpuEngine::draft`].
+    pub mtp: bool,
 }
 
 /// Computes steps of a DeepSeek-V2/V3 model.
@@ -96,14 +100,18 @@ impl CpuEngine {
         if options.block_size == 0 || options.n_blocks == 0 {
             return Err(unsupported("the KV cache needs at least one block of at least one token"));
         }
+        if options.mtp && config.num_nextn_predict_layers == 0 {
+            return Err(unsupported("the model has no MTP layer (num_nextn_predict_layers is 0)"));
+        }
         let shape = Shape::new(config)?;
+        let n_kv_layers = shape.n_layers + usize::from(options.mtp);
         let isa = Isa::detect();
-        let weights = Loader { source, config, shape: &shape }.model()?;
+        let weights = Loader { source, config, shape: &shape }.model(options.mtp)?;
         let pool = Pool::new(options.threads).map_err(|source| EngineError::Io { path: "compute threads".into(), source })?;
-        let cache = Cache::new(options.kv_dtype, shape.n_layers, options.n_blocks, options.block_size, shape.kv_values(), isa);
+        let cache = Cache::new(options.kv_dtype, n_kv_layers, options.n_blocks, options.block_size, shape.kv_values(), isa);
         let info = EngineInfo {
             name: "cpu",
-            n_kv_layers: shape.n_layers,
+            n_kv_layers,
             kv_values_per_token: shape.kv_values(),
             kv_dtype: options.kv_dtype,
             block_size: options.block_size,

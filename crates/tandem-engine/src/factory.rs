@@ -49,6 +49,7 @@ fn build_cpu(plan: &Plan, worker: &WorkerPlan) -> Result<CpuEngine, EngineError>
         kv_dtype: worker.kv.dtype,
         threads: worker.threads.max(1) as usize,
         form: AttentionForm::Auto,
+        mtp: false,
     };
     CpuEngine::new(&plan.model.config, source.as_ref(), options)
 }

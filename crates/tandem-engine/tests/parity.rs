@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Golden, Sequence, cosine, decode, difference, options, prefill};
-use tandem_engine::cpu::AttentionForm;
+use tandem_engine::cpu::{AttentionForm, DraftEntry};
 use tandem_engine::{Batch, CpuOptions, Engine, KvRead, NoObserver, StepObserver};
 use tandem_plan::KvDtype;
 
@@ -227,6 +227,38 @@ fn small_cache_formats_cost_little_accuracy() {
             let (a, b) = (prefill(&mut exact, &mut a, 30), prefill(&mut small, &mut b, 50));
             let similarity = cosine(&a, &b);
             assert!(similarity > limit, "{name} {dtype:?}: {similarity}");
+        }
+    }
+}
+
+#[test]
+fn the_mtp_layer_drafts_the_golden_tokens() {
+    for (dir, key) in [(TINY[0], Some("f32")), (TINY[1], Some("f32")), ("models/nano", None)] {
+        let golden = Golden::open(dir, key);
+        for (name, want) in &golden.prompts {
+            let mut engine = golden.engine(CpuOptions { mtp: true, ..options() });
+            let text: Vec<u32> = want.prompt.iter().chain(&want.greedy).copied().collect();
+            let mut sequence = Sequence::new(&text, &engine, 0, 1);
+            let trace = engine.step_traced(&Batch { entries: vec![sequence.entry(text.len(), false)] }).unwrap();
+            let hidden = golden.config.hidden_size as usize;
+            // The prompt in two pieces, then one position at a time, as decoding would.
+            let n = want.prompt.len() - 1;
+            let pieces = [0..n / 2, n / 2..n].into_iter().chain((n..text.len() - 1).map(|t| t..t + 1));
+            let mut drafts = Vec::new();
+            for positions in pieces {
+                let entry = DraftEntry {
+                    hidden: &trace.final_norm[positions.start * hidden..positions.end * hidden],
+                    next: &text[positions.start + 1..positions.end + 1],
+                    start: u32::try_from(positions.start).unwrap(),
+                    blocks: &sequence.blocks,
+                };
+                let tokens = engine.draft(&entry).unwrap();
+                if positions.start >= n {
+                    drafts.extend(tokens);
+                }
+            }
+            assert!(want.mtp_draft.len() >= 32);
+            assert_eq!(drafts[..want.mtp_draft.len()], want.mtp_draft, "{dir} {name}");
         }
     }
 }

@@ -23,14 +23,14 @@ use crate::engine::{Batch, EngineError, StepObserver};
 /// Buffers that steps reuse.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    x: Vec<f32>,
-    normed: Vec<f32>,
+    pub(super) x: Vec<f32>,
+    pub(super) normed: Vec<f32>,
     projected: Vec<f32>,
     q: Vec<f32>,
     attended: Vec<f32>,
     partial: Vec<f32>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
+    pub(super) cos: Vec<f32>,
+    pub(super) sin: Vec<f32>,
     attention: AttentionScratch,
     mlp: MlpScratch,
     /// Logits of the rows that the last forward pass wanted, padded to whole panels.
@@ -61,9 +61,9 @@ pub(super) enum Want<'a> {
 }
 
 /// Rows still being computed: which batch rows they are, and the spans they form.
-struct Live<'a> {
-    rows: Vec<usize>,
-    spans: Vec<Span<'a>>,
+pub(super) struct Live<'a> {
+    pub(super) rows: Vec<usize>,
+    pub(super) spans: Vec<Span<'a>>,
 }
 
 impl<'a> Live<'a> {
@@ -102,8 +102,8 @@ impl CpuEngine {
         batch::check(&self.info, batch)?;
         let mut live = Live::all(batch);
         self.embed(batch);
-        for index in 0..self.weights.layers.len() {
-            let last = index + 1 == self.weights.layers.len();
+        for index in 0..self.shape.n_layers {
+            let last = index + 1 == self.shape.n_layers;
             let keep = (last && matches!(want, Want::Sampled)).then(|| live.sampled(batch));
             self.project(index, &live);
             let since = Instant::now();
@@ -122,7 +122,7 @@ impl CpuEngine {
                 self.trace_layer(index, live.rows.len(), trace);
             }
         }
-        self.head(live.rows.len());
+        self.head(live.rows.len(), false);
         if let Want::Trace(trace) = &mut want {
             let (hidden, ld) = (self.shape.hidden, self.weights.head.n_padded());
             trace.logits = self.scratch.logits[..live.rows.len() * ld].chunks(ld).map(|row| row[..self.shape.vocab].to_vec()).collect();
@@ -153,7 +153,7 @@ impl CpuEngine {
     }
 
     /// Query input and latent of all rows; the latents go into the cache.
-    fn project(&mut self, index: usize, live: &Live<'_>) {
+    pub(super) fn project(&mut self, index: usize, live: &Live<'_>) {
         let layer = &self.weights.layers[index];
         let (m, ld, input) = (live.rows.len(), padded(self.shape.hidden), &layer.attention.input);
         let (compute, shape, pairs) = (Compute { pool: &self.pool, isa: self.isa }, &self.shape, self.rope.pairs());
@@ -192,7 +192,7 @@ impl CpuEngine {
     }
 
     /// Queries, attention, output projection, residual.
-    fn attend(&mut self, index: usize, live: &Live<'_>) {
+    pub(super) fn attend(&mut self, index: usize, live: &Live<'_>) {
         let (m, shape, weights) = (live.rows.len(), &self.shape, &self.weights.layers[index].attention);
         let compute = Compute { pool: &self.pool, isa: self.isa };
         let Scratch { x, projected, q, attended, partial, cos, sin, attention: scratch, .. } = &mut self.scratch;
@@ -217,7 +217,7 @@ impl CpuEngine {
     }
 
     /// Norm, feed-forward, residual.
-    fn feed_forward(&mut self, index: usize, m: usize) {
+    pub(super) fn feed_forward(&mut self, index: usize, m: usize) {
         let (shape, layer) = (&self.shape, &self.weights.layers[index]);
         let compute = Compute { pool: &self.pool, isa: self.isa };
         let Scratch { x, normed, partial, mlp, .. } = &mut self.scratch;
@@ -244,15 +244,16 @@ impl CpuEngine {
         self.profile.add(Op::Norm, since, 0);
     }
 
-    /// Final norm and logits of the rows that are left.
-    fn head(&mut self, m: usize) {
+    /// Final norm (the main model's or the MTP layer's) and logits of the rows that are left.
+    pub(super) fn head(&mut self, m: usize, of_mtp: bool) {
         let (shape, head) = (&self.shape, &self.weights.head);
+        let norm = self.weights.mtp.as_ref().filter(|_| of_mtp).map_or(&self.weights.norm, |mtp| &mtp.head_norm);
         let compute = Compute { pool: &self.pool, isa: self.isa };
         let Scratch { x, normed, logits, .. } = &mut self.scratch;
         let since = Instant::now();
         let (ld, ld_out) = (padded(shape.hidden), head.n_padded());
         let normed = sized(normed, m * ld);
-        norm_rows(compute, x, &self.weights.norm, shape.eps, normed, shape.hidden, m);
+        norm_rows(compute, x, norm, shape.eps, normed, shape.hidden, m);
         let logits = sized(logits, m * ld_out);
         let flops = gemm::run_jobs(compute.pool, compute.isa, &[gemm::Job::new(head, normed, ld, m, logits, ld_out)]);
         self.profile.add(Op::Head, since, flops);

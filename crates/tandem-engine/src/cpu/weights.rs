@@ -1,5 +1,6 @@
 //! The model's weights by role, loaded from any tensor source and packed for the kernels.
 
+use super::mtp::Mtp;
 use super::packed::{Packed, Piece};
 use super::shape::Shape;
 use crate::checkpoint::{Tensor, TensorData, TensorSource};
@@ -9,7 +10,9 @@ use tandem_plan::ModelConfig;
 /// All weights of a model.
 pub(crate) struct Weights {
     pub(crate) embedding: Tensor,
+    /// Decoder blocks; the MTP layer's comes last when there is one.
     pub(crate) layers: Vec<Layer>,
+    pub(crate) mtp: Option<Mtp>,
     pub(crate) norm: Vec<f32>,
     pub(crate) head: Packed,
 }
@@ -68,8 +71,8 @@ pub(crate) struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    /// Loads the whole model without MTP layers.
-    pub(crate) fn model(&self) -> Result<Weights, EngineError> {
+    /// Loads the whole model, with its first MTP layer if wanted.
+    pub(crate) fn model(&self, with_mtp: bool) -> Result<Weights, EngineError> {
         let (vocab, hidden) = (self.shape.vocab, self.shape.hidden);
         let embedding = self.source.tensor("model.embed_tokens.weight", &[vocab, hidden])?;
         let head = if self.config.tie_word_embeddings {
@@ -77,8 +80,10 @@ impl Loader<'_> {
         } else {
             self.matrix("lm_head.weight", vocab, hidden)?
         };
-        let layers = (0..self.config.num_hidden_layers).map(|i| self.layer(i)).collect::<Result<_, _>>()?;
-        Ok(Weights { embedding, layers, norm: self.vector("model.norm.weight", hidden)?, head })
+        let n_layers = self.config.num_hidden_layers + u32::from(with_mtp);
+        let layers = (0..n_layers).map(|i| self.layer(i)).collect::<Result<_, _>>()?;
+        let mtp = if with_mtp { Some(Mtp::load(self)?) } else { None };
+        Ok(Weights { embedding, layers, mtp, norm: self.vector("model.norm.weight", hidden)?, head })
     }
 
     /// Loads decoder block `index`.
@@ -189,7 +194,7 @@ impl Weights {
             TensorData::Bf16(v) => v.len() * 2,
             TensorData::Fp8 { q, .. } => q.len(),
         };
-        embedding + self.head.bytes() + self.layers.iter().map(Layer::bytes).sum::<usize>()
+        embedding + self.head.bytes() + self.mtp.as_ref().map_or(0, Mtp::bytes) + self.layers.iter().map(Layer::bytes).sum::<usize>()
     }
 
     /// Writes the embedding of `token` to `out`.
