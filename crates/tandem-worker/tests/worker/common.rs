@@ -185,7 +185,21 @@ pub(crate) enum Fault {
 pub(crate) struct TestEngine {
     inner: ModeledEngine,
     gate: Arc<Gate>,
+    layer_gate: Arc<Gate>,
     fault: Fault,
+}
+
+/// Holds a step after each layer, once whoever watches it has been told.
+struct HeldLayers<'a> {
+    watcher: &'a mut dyn StepObserver,
+    gate: &'a Gate,
+}
+
+impl StepObserver for HeldLayers<'_> {
+    fn layer_done(&mut self, layer: usize, cache: &dyn KvRead) {
+        self.watcher.layer_done(layer, cache);
+        self.gate.pass();
+    }
 }
 
 impl KvRead for TestEngine {
@@ -205,7 +219,7 @@ impl Engine for TestEngine {
             Fault::Refuses(token) if batch.entries.iter().any(|e| e.tokens.contains(&token)) => Err(EngineError::Batch("poison".into())),
             Fault::Breaks => Err(EngineError::Unsupported { engine: "test", reason: "broken".into() }),
             Fault::Panics => panic!("the test wants this panic"),
-            _ => self.inner.step(batch, observer),
+            _ => self.inner.step(batch, &mut HeldLayers { watcher: observer, gate: &self.layer_gate }),
         }
     }
 
@@ -222,6 +236,7 @@ pub(crate) struct Spec {
     pub(crate) worker: WorkerPlan,
     pub(crate) engine: EngineKind,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) layer_gate: Arc<Gate>,
     pub(crate) fault: Fault,
     pub(crate) eos: Option<u32>,
     pub(crate) costs: ModeledCosts,
@@ -238,6 +253,7 @@ impl Spec {
             worker: worker_plan(phase, 0),
             engine: EngineKind::Modeled,
             gate: Arc::default(),
+            layer_gate: Arc::default(),
             fault: Fault::None,
             eos: None,
             costs: FREE,
@@ -341,7 +357,7 @@ pub(crate) async fn serve(spec: Spec, frontend: String, shutdown: CancellationTo
     let engine: Box<dyn Engine> = match spec.engine {
         EngineKind::Modeled => {
             let inner = ModeledEngine::new(spec.costs, &spec.worker.kv, VOCAB);
-            Box::new(TestEngine { inner, gate: spec.gate, fault: spec.fault })
+            Box::new(TestEngine { inner, gate: spec.gate, layer_gate: spec.layer_gate, fault: spec.fault })
         }
         _ => build_engine(&plan, &spec.worker).unwrap(),
     };

@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use crate::common::{FREE, Link, Spec, Worker, aggregated, first_tokens, plan, prompt, reference, sampling, texts};
+use crate::common::{FREE, Gate, LIMIT, Link, Spec, Worker, aggregated, first_tokens, plan, prompt, reference, sampling, texts};
 use tandem_engine::{Sampling, build_engine};
+use tandem_kv::{KvEvent, KvReceiver, KvShape};
 use tandem_plan::{EngineKind, KvDtype, KvPlan, ModeledCosts, Phase};
-use tandem_wire::worker::{FailureKind, FinishReason, FromWorker, PROTOCOL_VERSION, RequestId, SamplingParams};
+use tandem_wire::worker::{FailureKind, FinishReason, FromWorker, KvTarget, PROTOCOL_VERSION, RequestId, SamplingParams};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// Sends one request through both workers; its first token comes from the prefill worker.
 async fn begin(prefill: &mut Link, decode: &mut Link, id: u64, tokens: &[u32], sampling: &SamplingParams) {
@@ -91,6 +95,34 @@ async fn tokens_come_in_events_of_the_stream_interval() {
         let text = &texts(&mut decode.link, 1).await[&max_tokens.into()];
         assert_eq!((&text.events, text.finish), (&events, Some(FinishReason::Length)));
     }
+}
+
+#[tokio::test]
+async fn a_layer_is_pushed_while_later_layers_are_computed_and_held_until_acknowledged() {
+    let layers = Gate::closed();
+    let mut prefill = Worker::start(Spec::new(Phase::Prefill).with(|s| s.layer_gate = Arc::clone(&layers))).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = KvTarget { address: listener.local_addr().unwrap().to_string(), ticket: 5, deadline_ms: 60_000 };
+    let (events_tx, mut events) = mpsc::channel(16);
+    let receiver = KvReceiver::start(listener, events_tx);
+    receiver.register(5, KvShape { n_layers: 2, bytes_per_token_layer: 8 }, 20, LIMIT).unwrap();
+    prefill.link.prefill(1, prompt(1, 20), sampling(3), Some(target)).await;
+    // Chunks of 16 and 4 tokens (whole blocks), two layers each.
+    for (layer, tokens) in [(0, 0..16), (1, 0..16), (0, 16..20), (1, 16..20)] {
+        let event = timeout(LIMIT, events.recv()).await.unwrap().unwrap();
+        let KvEvent::Piece { layer: l, tokens: t, .. } = event else { panic!("{event:?}") };
+        assert_eq!((l, t), (layer, tokens), "the step is held after this layer");
+        assert!(events.is_empty() && prefill.link.is_silent());
+        layers.allow(1);
+    }
+    let first = first_tokens(&mut prefill.link).await[0].1[0];
+    let event = timeout(LIMIT, events.recv()).await.unwrap().unwrap();
+    let KvEvent::Commit { first_token, ack, .. } = event else { panic!("{event:?}") };
+    assert_eq!(first_token, first);
+    let stats = prefill.link.until(|s| s.n_transferring == 1).await;
+    assert_eq!(stats.kv_blocks_used, 3);
+    ack.accept();
+    prefill.link.until_idle().await;
 }
 
 #[tokio::test]
