@@ -123,12 +123,13 @@ impl SseParser {
         match field {
             b"data" => {
                 self.check_size(self.data.len() + value.len() + 1)?;
-                if !self.has_data && !self.skip_lf {
-                    if let Some(after) = strip_blank_line(rest) {
-                        deliver(SseEvent { kind: &self.kind, data: value });
-                        self.kind.clear();
-                        return Ok(after);
-                    }
+                if !self.has_data
+                    && !self.skip_lf
+                    && let Some(after) = strip_blank_line(rest)
+                {
+                    deliver(SseEvent { kind: &self.kind, data: value });
+                    self.kind.clear();
+                    return Ok(after);
                 }
                 self.data.extend_from_slice(value);
                 self.data.push(b'\n');
