@@ -78,11 +78,12 @@ fn print(row: &Row, report: &LoadReport, log: &EmissionLog) {
     let us = |t: std::time::Duration| t.as_secs_f64() * 1e6 / h.n_chunks as f64;
     let threads: Vec<String> = h.cpu.iter().map(|(name, t)| format!("{name} {:.2}", us(*t))).collect();
     println!(
-        "  client CPU {:.2} us a chunk ({}), server {:.2} us; receive thread {:.0} % busy",
+        "  client CPU {:.2} us a chunk ({}), server {:.2} us; receive thread {:.0} % busy, {:.1} % waiting for a CPU",
         us(h.cpu_total()),
         threads.join(", "),
         us(log.cpu),
-        h.receive_utilisation() * 100.0
+        h.receive_utilisation() * 100.0,
+        h.cpu_wait_share() * 100.0
     );
     println!(
         "  stamps: {} (priority raised: {}); read lag p50 {:.1} p99 {:.1} us; clumped {:.2} %; waits: prompts {}, decoder {}, kernel {}",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tandem_metrics::{LoadPhase, RequestRecord};
+use tandem_metrics::{LoadPhase, Reason, RequestRecord, Verdict};
 use tandem_plan::Nanos;
 
 /// How the client itself fared in a run.
@@ -48,12 +48,61 @@ impl ClientHealth {
         (self.n_chunks > 0).then(|| self.cpu_total().as_secs_f64() * 1e6 / self.n_chunks as f64)
     }
 
+    /// What of this makes the figures of a run doubtful, for the run's verdict.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let mut doubt = |code, message| reasons.push(Reason { verdict: Verdict::Suspect, code, message });
+        let percent = |share: f64| format!("{:.1} %", share * 100.0);
+        let busy = self.receive_utilisation();
+        if busy > MAX_UTILISATION {
+            doubt(
+                "client_bound",
+                format!("the client's receive thread was busy {} of the time: it may limit what was measured", percent(busy)),
+            );
+        }
+        let waited = self.cpu_wait_share();
+        if waited > MAX_CPU_WAIT_SHARE {
+            doubt(
+                "client_starved",
+                format!("the client's receive thread waited for a CPU {} of the time: something else ran in its place", percent(waited)),
+            );
+        }
+        if self.clumped_share() > MAX_CLUMPED_SHARE {
+            let share = percent(self.clumped_share());
+            doubt(
+                "clumped_reads",
+                format!(
+                    "{share} of chunks were read together with an earlier one: their stamps are late, unless the server sent them together"
+                ),
+            );
+        }
+        if self.receive.n_decoder_waits > 0 {
+            doubt("decoder_behind", format!("the receive thread waited {} times for the decode thread", self.receive.n_decoder_waits));
+        }
+        reasons
+    }
+
+    /// Share of the wall time in which the receive thread could have run but had no CPU; zero when the system does not say.
+    #[must_use]
+    pub fn cpu_wait_share(&self) -> f64 {
+        let waited = self.receive.cpu_wait.unwrap_or_default().as_secs_f64();
+        if self.wall.is_zero() { 0.0 } else { waited / self.wall.as_secs_f64() }
+    }
+
     /// Share of chunks that shared a read with an earlier one.
     #[must_use]
     pub fn clumped_share(&self) -> f64 {
         if self.n_chunks == 0 { 0.0 } else { self.n_clumped_chunks as f64 / self.n_chunks as f64 }
     }
 }
+
+/// A receive thread that is busier than this may be what limits the load.
+const MAX_UTILISATION: f64 = 0.9;
+/// A receive thread that waits longer than this for a CPU reads late.
+const MAX_CPU_WAIT_SHARE: f64 = 0.1;
+/// More clumped chunks than this are more than bad luck.
+const MAX_CLUMPED_SHARE: f64 = 0.05;
 
 /// Name of the receive thread.
 pub(crate) const RECEIVE_THREAD: &str = "load-receive";
@@ -89,6 +138,8 @@ pub struct ReceiveHealth {
     pub n_decoder_waits: u64,
     /// Requests that were never sent.
     pub n_not_sent: u32,
+    /// Time in which the receive thread could have run but had no CPU, where the system says.
+    pub cpu_wait: Option<Duration>,
     /// Whether the system let the receive thread run before others; if not, a busy machine delays its reads.
     pub priority_raised: bool,
     /// Whether the run was stopped from outside.
@@ -203,6 +254,12 @@ pub(crate) fn thread_cpu() -> Duration {
     Duration::ZERO
 }
 
+/// Time in which the calling thread could have run but had no CPU, since it began.
+pub(crate) fn thread_cpu_wait() -> Option<Duration> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    stat.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+}
+
 /// Lets the calling thread run before others, if the system permits; true when it does.
 #[cfg(target_os = "linux")]
 pub(crate) fn raise_thread_priority() -> bool {
@@ -229,6 +286,32 @@ mod tests {
             assert!(i >= previous);
             previous = i;
         }
+    }
+
+    #[test]
+    fn a_client_that_did_not_keep_up_says_why() {
+        let good = ClientHealth {
+            receive: ReceiveHealth::default(),
+            cpu: vec![(RECEIVE_THREAD, Duration::from_millis(100))],
+            wall: Duration::from_secs(1),
+            n_chunks: 1000,
+            n_clumped_chunks: 10,
+            in_flight_nominal: Some(1),
+            in_flight_mean: 1.0,
+            in_flight_peak: 1,
+            schedule_lag: (Nanos::ZERO, Nanos::ZERO),
+        };
+        let codes = |h: ClientHealth| h.reasons().into_iter().map(|r| r.code).collect::<Vec<_>>();
+        assert_eq!(codes(good.clone()), [""; 0]);
+        assert_eq!(codes(ClientHealth { cpu: vec![(RECEIVE_THREAD, Duration::from_millis(950))], ..good.clone() }), ["client_bound"]);
+        assert_eq!(codes(ClientHealth { n_clumped_chunks: 60, ..good.clone() }), ["clumped_reads"]);
+        let receive = |change: fn(&mut ReceiveHealth)| {
+            let mut h = good.clone();
+            change(&mut h.receive);
+            codes(h)
+        };
+        assert_eq!(receive(|r| r.cpu_wait = Some(Duration::from_millis(200))), ["client_starved"]);
+        assert_eq!(receive(|r| r.n_decoder_waits = 1), ["decoder_behind"]);
     }
 
     #[test]

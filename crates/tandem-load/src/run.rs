@@ -16,6 +16,7 @@ use crate::decode::thread::{Received, decode};
 use crate::error::LoadError;
 use crate::health::{
     ClientHealth, DECODE_THREAD, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, raise_thread_priority, thread_cpu,
+    thread_cpu_wait,
 };
 use crate::progress::{Live, Progress};
 use crate::prompts::requests::Requests;
@@ -118,7 +119,8 @@ fn run_threads(
     let receiver = spawn(RECEIVE_THREAD, move || {
         let _ended = ended;
         let priority_raised = raise_thread_priority();
-        receive(config, clock, supply, outbox, live_receive, stop).map(|health| ReceiveHealth { priority_raised, ..health })
+        let health = receive(config, clock, supply, outbox, live_receive, stop)?;
+        Ok(ReceiveHealth { priority_raised, cpu_wait: thread_cpu_wait(), ..health })
     })?;
     while at_end.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
         progress.show(&live.snapshot(clock.now(), n_total));
@@ -126,7 +128,7 @@ fn run_threads(
     let (result, receive_cpu) = join(receiver, RECEIVE_THREAD)?;
     let (received, decode_cpu) = join(decoder, DECODE_THREAD)?;
     let ((), prompt_cpu) = join(prompts, PROMPT_THREAD)?;
-    let receive: ReceiveHealth = result.map_err(|source| LoadError::System { action: "receive", source })?;
+    let receive = result.map_err(|source: io::Error| LoadError::System { action: "receive", source })?;
     let last = live.snapshot(clock.now(), n_total);
     progress.show(&last);
     let health = ClientHealth {
