@@ -7,26 +7,33 @@ use super::{Isa, Kind};
 
 const LANES: usize = 16;
 
+/// `a * b + c`, fused where the instruction set can (elsewhere a fused operation is a slow library call).
+#[inline(always)]
+fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
 /// `exp(x)` to about 2 ulp; 0 below -87.3 (so that `-inf` gives exactly 0).
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+fn exp<const FMA: bool>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low mantissa bits
     let clamped = x.clamp(-87.3, 88.3);
-    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let shifted = madd::<FMA>(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let r = madd::<FMA>(n, 2.121_944_4e-4, madd::<FMA>(n, -0.693_359_4, clamped));
     let p = 1.987_569_1e-4;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let y = p * r * r + r + 1.0;
+    let p = madd::<FMA>(p, r, 1.398_199_9e-3);
+    let p = madd::<FMA>(p, r, 8.333_452e-3);
+    let p = madd::<FMA>(p, r, 4.166_579_6e-2);
+    let p = madd::<FMA>(p, r, 1.666_666_5e-1);
+    let p = madd::<FMA>(p, r, 0.5);
+    let y = madd::<FMA>(p * r, r, r) + 1.0;
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127).wrapping_shl(23));
     if x < -87.3 { 0.0 } else { y * power }
 }
 
-/// Defines a method of [`Isa`] whose body is compiled for each instruction set.
+/// Defines a method of [`Isa`] whose body is compiled for each instruction set; `FMA` says whether it has fused
+/// multiply-add.
 macro_rules! for_each_isa {
     ($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty $body:block) => {
         impl Isa {
@@ -34,19 +41,19 @@ macro_rules! for_each_isa {
             #[inline]
             pub(crate) fn $name(self, $($arg: $ty),*) -> $ret {
                 #[inline(always)]
-                fn body($($arg: $ty),*) -> $ret $body
+                fn body<const FMA: bool>($($arg: $ty),*) -> $ret $body
                 #[cfg(target_arch = "x86_64")]
                 #[target_feature(enable = "avx2,fma")]
                 fn avx2($($arg: $ty),*) -> $ret {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
                 }
                 #[cfg(target_arch = "x86_64")]
                 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
                 fn avx512($($arg: $ty),*) -> $ret {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
                 }
                 match self.0 {
-                    Kind::Portable => body($($arg),*),
+                    Kind::Portable => body::<false>($($arg),*),
                     #[cfg(target_arch = "x86_64")]
                     // SAFETY: the variant exists only on machines with these instructions.
                     Kind::Avx2 => unsafe { avx2($($arg),*) },
@@ -80,7 +87,7 @@ for_each_isa! {
         let (ys, y_rest) = y.as_chunks::<LANES>();
         for (a, b) in xs.iter().zip(ys) {
             for i in 0..LANES {
-                lanes[i] += a[i] * b[i];
+                lanes[i] = madd::<FMA>(a[i], b[i], lanes[i]);
             }
         }
         lane_sum(lanes) + x_rest.iter().zip(y_rest).map(|(a, b)| a * b).sum::<f32>()
@@ -94,7 +101,7 @@ for_each_isa! {
         let (chunks, rest) = x.as_chunks::<LANES>();
         for c in chunks {
             for i in 0..LANES {
-                lanes[i] += c[i] * c[i];
+                lanes[i] = madd::<FMA>(c[i], c[i], lanes[i]);
             }
         }
         let sum = lane_sum(lanes) + rest.iter().map(|v| v * v).sum::<f32>();
@@ -109,7 +116,7 @@ for_each_isa! {
     /// `gate = silu(gate) * up`.
     fn silu_mul(gate: &mut [f32], up: &[f32]) -> () {
         for (g, u) in gate.iter_mut().zip(up) {
-            *g = *g / (1.0 + exp(-*g)) * u;
+            *g = *g / (1.0 + exp::<FMA>(-*g)) * u;
         }
     }
 }
@@ -127,7 +134,7 @@ for_each_isa! {
     /// `y += a * x`.
     fn axpy(y: &mut [f32], a: f32, x: &[f32]) -> () {
         for (y, x) in y.iter_mut().zip(x) {
-            *y += a * x;
+            *y = madd::<FMA>(a, *x, *y);
         }
     }
 }
@@ -162,14 +169,14 @@ for_each_isa! {
         let (chunks, rest) = x.as_chunks_mut::<LANES>();
         for c in chunks {
             for i in 0..LANES {
-                let e = exp(c[i] - max);
+                let e = exp::<FMA>(c[i] - max);
                 c[i] = e;
                 lanes[i] += e;
             }
         }
         let mut sum = lane_sum(lanes);
         for v in rest {
-            *v = exp(*v - max);
+            *v = exp::<FMA>(*v - max);
             sum += *v;
         }
         sum
