@@ -123,19 +123,25 @@ pub struct KvReceiver {
 
 #[derive(Debug)]
 struct Inner {
-    shared: Arc<Shared>,
+    book: Arc<Book>,
     tasks: TaskTracker,
 }
 
-/// What the tasks share.
-#[derive(Debug)]
-struct Shared {
+/// What handles and tasks share.
+#[derive(Debug, Default)]
+struct Book {
     reservations: Mutex<Reservations<Answers>>,
     /// Signalled when the earliest deadline may have changed.
     registered: Notify,
+    cancel: CancellationToken,
+}
+
+/// What the tasks share. Handles are not among its owners, so the channel of events closes when the tasks have ended.
+#[derive(Debug)]
+struct Shared {
+    book: Arc<Book>,
     events: mpsc::Sender<KvEvent>,
     timeouts: KvTimeouts,
-    cancel: CancellationToken,
     next_connection: AtomicU64,
 }
 
@@ -155,18 +161,12 @@ impl KvReceiver {
     /// Outside a tokio runtime.
     #[must_use]
     pub fn start_with(listener: TcpListener, events: mpsc::Sender<KvEvent>, timeouts: KvTimeouts) -> Self {
-        let shared = Arc::new(Shared {
-            reservations: Mutex::default(),
-            registered: Notify::new(),
-            events,
-            timeouts,
-            cancel: CancellationToken::new(),
-            next_connection: AtomicU64::new(0),
-        });
+        let book = Arc::new(Book::default());
+        let shared = Arc::new(Shared { book: Arc::clone(&book), events, timeouts, next_connection: AtomicU64::new(0) });
         let tasks = TaskTracker::new();
         tasks.spawn(accept(listener, Arc::clone(&shared), tasks.clone()));
-        tasks.spawn(expire(Arc::clone(&shared)));
-        Self { inner: Arc::new(Inner { shared, tasks }) }
+        tasks.spawn(expire(shared));
+        Self { inner: Arc::new(Inner { book, tasks }) }
     }
 
     /// Expects a push: from now until `deadline` has passed a sender that knows the ticket may send a cache of this shape.
@@ -176,18 +176,18 @@ impl KvReceiver {
     /// [`RegisterError`] when no transfer can have this shape, or the ticket exists.
     pub fn register(&self, ticket: u64, shape: KvShape, n_tokens: usize, deadline: Duration) -> Result<(), RegisterError> {
         let extent = Extent::new(shape, n_tokens)?;
-        let shared = &self.inner.shared;
-        if !shared.lock().register(ticket, extent, Instant::now() + deadline) {
+        let book = &self.inner.book;
+        if !book.lock().register(ticket, extent, Instant::now() + deadline) {
             return Err(RegisterError::Duplicate(ticket));
         }
-        shared.registered.notify_one();
+        book.registered.notify_one();
         Ok(())
     }
 
     /// Ends a ticket without an event; a push for it is refused from now on. Events that are in the channel already
     /// are not taken back: whoever reads them skips tickets that it released. Does nothing for unknown tickets.
     pub fn release(&self, ticket: u64) {
-        let answers = self.inner.shared.lock().release(ticket);
+        let answers = self.inner.book.lock().release(ticket);
         if let Some(answers) = answers {
             answers.give(Answer::Refused { ticket, reason: "the decode worker released the reservation".to_owned() });
         }
@@ -196,12 +196,13 @@ impl KvReceiver {
     /// Tickets that are registered and have not ended.
     #[must_use]
     pub fn n_registered(&self) -> usize {
-        self.inner.shared.lock().len()
+        self.inner.book.lock().len()
     }
 
-    /// Closes the listener and every connection and waits until their tasks have ended. No events follow.
+    /// Closes the listener and every connection and waits until their tasks have ended. No events follow: the channel is
+    /// closed then, even while handles remain.
     pub async fn shutdown(&self) {
-        self.inner.shared.cancel.cancel();
+        self.inner.book.cancel.cancel();
         self.inner.tasks.close();
         self.inner.tasks.wait().await;
     }
@@ -209,14 +210,20 @@ impl KvReceiver {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.shared.cancel.cancel();
+        self.book.cancel.cancel();
         self.tasks.close();
+    }
+}
+
+impl Book {
+    fn lock(&self) -> MutexGuard<'_, Reservations<Answers>> {
+        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Reservations<Answers>> {
-        self.reservations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock()
     }
 
     /// Tells the owner of every transfer that `connection` carried that it failed.
@@ -237,7 +244,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let accepted = tokio::select! {
-            () = shared.cancel.cancelled() => return,
+            () = shared.book.cancel.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -259,7 +266,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) 
 async fn serve(stream: TcpStream, shared: Arc<Shared>, slot: tokio::sync::OwnedSemaphorePermit) {
     let id = shared.next_connection.fetch_add(1, Ordering::Relaxed);
     tokio::select! {
-        () = shared.cancel.cancelled() => {}
+        () = shared.book.cancel.cancelled() => {}
         () = async {
             let reason = connection::run(stream, id, &shared).await.one_line();
             tracing::debug!(connection = id, reason, "kv connection ended");
@@ -280,12 +287,12 @@ async fn expire(shared: Arc<Shared>) {
             }
         };
         tokio::select! {
-            () = shared.cancel.cancelled() => return,
-            () = shared.registered.notified() => continue,
+            () = shared.book.cancel.cancelled() => return,
+            () = shared.book.registered.notified() => continue,
             () = due => {}
         }
         let room = tokio::select! {
-            () = shared.cancel.cancelled() => return,
+            () = shared.book.cancel.cancelled() => return,
             room = shared.events.reserve() => room,
         };
         let Ok(room) = room else { return };

@@ -224,6 +224,8 @@ async fn a_push_after_shutdown_fails_and_shutdown_does_not_wait_for_undelivered_
     push_all(&peers.sender, &peers.address, 1).commit(1);
     until(|| peers.events.len() == 1).await;
     peers.receiver.shutdown().await;
+    assert!(matches!(next(&mut peers.events).await, KvEvent::Piece { .. }));
+    assert!(peers.events.recv().await.is_none(), "the channel is closed although a handle remains");
     assert_eq!(failure(&mut peers.sent).await.0, 1);
     peers.sender.shutdown().await;
     assert!(push_all(&peers.sender, &peers.address, 2).is_dead());
