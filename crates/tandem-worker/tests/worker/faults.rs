@@ -4,9 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::common::{
-    Fault, Gate, LIMIT, Link, Spec, Worker, dead_address, first_tokens, prompt, reference, sampling, serve, silent_peer, texts,
-};
 use tandem_plan::{ParallelLayout, Phase};
 use tandem_wire::worker::{FailureKind, FinishReason, FromWorker, KvTarget, RequestId, ToWorker};
 use tandem_worker::WorkerError;
@@ -14,6 +11,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+use crate::common::{
+    Fault, Gate, LIMIT, Link, Spec, Worker, dead_address, first_tokens, prompt, reference, sampling, serve, silent_peer, texts,
+};
 
 async fn failed(link: &mut Link, expected: (u64, FailureKind)) -> String {
     match link.next().await {
