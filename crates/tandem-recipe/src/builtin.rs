@@ -32,6 +32,9 @@ const NANO: Builtin = Builtin {
     gpu_types: &[GpuType::Cpu],
     common: &[
         ("MODEL", "nano"),
+        // Sized for well under a minute on two cores; each prompt takes two prefill steps.
+        ("ISL", "512"),
+        ("OSL", "128"),
         ("NCTX", "2"),
         ("CTX_MAX_BATCH_SIZE", "4"),
         ("CTX_MAX_NUM_TOKENS", "256"),

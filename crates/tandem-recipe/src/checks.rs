@@ -179,7 +179,7 @@ fn check_eplb(draft: &Draft<'_>) -> Check {
 pub(crate) fn check_memory(draft: &Draft<'_>, servers: &Servers, answer: &MemoryAnswer) -> Check {
     let (phase, budget, batch) = (servers.phase, answer.budget, servers.limits.max_batch_size);
     if let Verdict::OutOfMemory { missing } = answer.verdict {
-        let advice = out_of_memory_advice(draft, servers, answer);
+        let advice = out_of_memory_advice(draft, servers);
         let (weights, workspace, device) = (budget.weights, budget.workspace, budget.device);
         let knob = match draft.case.gpu {
             GpuType::Cpu => "DEVICE_MEMORY".to_owned(),
@@ -206,18 +206,30 @@ fn sequence_tokens(draft: &Draft<'_>, phase: Phase) -> u32 {
     }
 }
 
-fn out_of_memory_advice(draft: &Draft<'_>, servers: &Servers, answer: &MemoryAnswer) -> String {
-    let budget = answer.budget;
-    let one_sequence = u64::from(answer.blocks_per_sequence) * u64::from(draft.settings.kv_block_size) * budget.kv_bytes_per_token;
-    // At any usual fraction twice the cache of one sequence is enough for it.
-    let needed = Bytes((budget.weights.0 + budget.workspace.0 + 2 * one_sequence).next_multiple_of(1 << 20));
+fn out_of_memory_advice(draft: &Draft<'_>, servers: &Servers) -> String {
+    let needed = device_for(draft);
     if draft.case.gpu == GpuType::Cpu {
-        return format!("raise DEVICE_MEMORY to at least {}", needed);
+        return format!("raise DEVICE_MEMORY to {needed}");
     }
     match larger_world(draft, servers) {
         Some(world) => format!("{} = {world} fits", servers.knob("WORLD_SIZE")),
-        None => format!("use devices of at least {}, or smaller weights (WEIGHT_DTYPE)", needed),
+        None => format!("use devices of at least {needed}, or smaller weights (WEIGHT_DTYPE)"),
     }
+}
+
+/// The smallest device, in whole MiB, that holds weights, workspace and a batch of this load in both phases.
+fn device_for(draft: &Draft<'_>) -> Bytes {
+    let block_size = u64::from(draft.settings.kv_block_size);
+    let needed = draft.servers.iter().map(|servers| {
+        let budget = memory(&draft.question(servers)).budget;
+        let blocks = u64::from(servers.limits.max_batch_size) * u64::from(sequence_tokens(draft, servers.phase)).div_ceil(block_size);
+        let cache = (blocks * block_size * budget.kv_bytes_per_token) as f64 / servers.memory_fraction;
+        #[expect(clippy::cast_possible_truncation, reason = "float to integer casts saturate, and sizes are not negative")]
+        let cache = cache.ceil() as u64;
+        // One MiB more than needed, for the rounding of the fraction.
+        (budget.weights.0 + budget.workspace.0 + cache + (1 << 20)).next_multiple_of(1 << 20)
+    });
+    Bytes(needed.max().unwrap_or(0))
 }
 
 fn kv_starved_advice(draft: &Draft<'_>, servers: &Servers, answer: &MemoryAnswer, sequences: u32) -> String {
@@ -235,7 +247,7 @@ fn kv_starved_advice(draft: &Draft<'_>, servers: &Servers, answer: &MemoryAnswer
     }
     if ways.is_empty() {
         ways.push(match (draft.case.gpu, larger_world(draft, servers)) {
-            (GpuType::Cpu, _) => "raise DEVICE_MEMORY, or lower ISL or OSL".to_owned(),
+            (GpuType::Cpu, _) => format!("raise DEVICE_MEMORY to {}, or lower ISL or OSL", device_for(draft)),
             (_, Some(world)) => format!("{} = {world} fits", servers.knob("WORLD_SIZE")),
             (_, None) => "lower ISL or OSL, or use larger devices".to_owned(),
         });

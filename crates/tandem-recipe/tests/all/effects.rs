@@ -16,7 +16,7 @@ const CHANGES: &[(&str, &str, &[&str], &str)] = &[
     ("CTX_MAX_NUM_TOKENS", "nano", &[], "64"),
     ("CTX_GPU_MEMORY_FRACTION", "nano", &[], "0.5"),
     ("CTX_ATTENTION_DP", "deepseek-r1/h100", &[], "false"),
-    ("CTX_CHUNKED_PREFILL", "nano", &[], "false"),
+    ("CTX_CHUNKED_PREFILL", "nano", &["CTX_MAX_NUM_TOKENS=512"], "false"),
     ("CTX_TENSOR_PARALLEL_SIZE", "deepseek-r1/b200", &[], "4"),
     ("CTX_EXPERT_PARALLEL_SIZE", "deepseek-r1/b200", &[], "4"),
     ("NGEN", "nano", &[], "2"),

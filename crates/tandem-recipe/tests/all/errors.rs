@@ -161,3 +161,27 @@ fn plans_that_cannot_work() {
         ]),
     );
 }
+
+/// Settings that fail, and the setting that the hint names.
+#[test]
+fn following_a_hint_leads_to_a_plan() {
+    for (recipe, set, hint, then) in [
+        ("nano", "DEVICE_MEMORY=16MiB", "raise DEVICE_MEMORY to ", "DEVICE_MEMORY="),
+        ("nano", "GEN_MAX_BATCH_SIZE=5000", "GEN_MAX_NUM_TOKENS) to ", "GEN_MAX_BATCH_SIZE="),
+        ("deepseek-r1/h100", "GEN_MAX_BATCH_SIZE=140", "GEN_GPU_MEMORY_FRACTION to ", "GEN_GPU_MEMORY_FRACTION="),
+        ("deepseek-r1/h100", "GEN_WORLD_SIZE=8", "GEN_WORLD_SIZE = ", "GEN_WORLD_SIZE="),
+        ("deepseek-r1/b200", "CTX_WORLD_SIZE=1", "CTX_WORLD_SIZE = ", "CTX_WORLD_SIZE="),
+        ("deepseek-r1/gb200", "GEN_EPLB_NUM_SLOTS=260", "or ", "GEN_EPLB_NUM_SLOTS="),
+        ("nano", "CTX_MAX_NUM_TOKENS=8", "use at least ", "CTX_MAX_NUM_TOKENS="),
+        ("nano", "CONCURRENCY=20000", "MAX_INFLIGHT to ", "MAX_INFLIGHT="),
+    ] {
+        let text = failure(&inputs(recipe, &[set]));
+        let (_, rest) = text.split_once("hint: ").and_then(|(_, h)| h.split_once(hint)).unwrap_or_else(|| panic!("{text}"));
+        let value: String = rest.lines().next().unwrap_or_default().chars().take_while(|c| !",(".contains(*c)).collect();
+        let words: Vec<&str> = value.split_whitespace().take(2).collect();
+        // An amount is a number and its unit; everything else is one word.
+        let value = if words.get(1).is_some_and(|unit| unit.ends_with("iB")) { words.concat() } else { words[0].to_owned() };
+        let plan = crate::common::plan(recipe, &[set, &format!("{then}{value}")]);
+        assert!(!plan.workers.is_empty());
+    }
+}
