@@ -5,6 +5,7 @@
     check_run.py --self-test RUN_FOLDER   corrupt copies of a good folder and see that each is noticed
 
 Needs Python 3 and nothing else. Shares no code with Tandem: definitions are written down here a second time.
+Long because it is every definition in one file, without helpers that a wrong figure could share.
 Exit code 0: all agree; 1: differences, one a line; 2: usage.
 """
 
