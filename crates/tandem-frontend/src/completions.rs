@@ -30,9 +30,14 @@ const DECODE_WORKER: HeaderName = HeaderName::from_static("x-tandem-decode-worke
 const LONG_TEXT_BYTES: usize = 16 << 10;
 
 /// Answers one request.
-pub(crate) async fn answer(shared: &Arc<Shared>, api: Api, request: Request<Incoming>) -> Result<Response<ResponseBody>, ApiError> {
+pub(crate) async fn answer(
+    shared: &Arc<Shared>,
+    api: Api,
+    request: Request<Incoming>,
+    request_id: HeaderValue,
+) -> Result<Response<ResponseBody>, ApiError> {
     let endpoint = if api == Api::Chat { "chat" } else { "completions" };
-    let ticket = shared.admit(endpoint);
+    let ticket = shared.admit(endpoint, request_id);
     let (head, body) = request.into_parts();
     let body = read_body(shared.limits.body_bytes, body).await;
     let Some(mut ticket) = ticket else {

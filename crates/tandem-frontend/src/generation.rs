@@ -76,7 +76,7 @@ impl Generation {
     pub(crate) fn new(shared: Arc<Shared>, job: Job) -> Self {
         Generation {
             life: Lifecycle::new(job.sampling.max_tokens, job.streaming),
-            mailbox: Arc::default(),
+            mailbox: Arc::new(Mailbox::new(job.sampling.max_tokens)),
             unread: VecDeque::new(),
             current: None,
             prefill: Wish { name: job.prefill.clone(), avoid: None },

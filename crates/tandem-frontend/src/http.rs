@@ -69,12 +69,12 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> R
         Some(id) if id.len() <= 256 => id.clone(),
         _ => HeaderValue::from_str(&format!("{:016x}", crate::shared::random())).expect("hexadecimal digits are valid in a header"),
     };
-    let mut response = route(&shared, request).await.unwrap_or_else(|error| error_response(&error));
+    let mut response = route(&shared, request, &request_id).await.unwrap_or_else(|error| error_response(&error));
     response.headers_mut().insert(X_REQUEST_ID, request_id);
     Ok(response)
 }
 
-async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Response<ResponseBody>, ApiError> {
+async fn route(shared: &Arc<Shared>, request: Request<Incoming>, request_id: &HeaderValue) -> Result<Response<ResponseBody>, ApiError> {
     let path = request.uri().path().to_owned();
     if path.starts_with("/v1/") {
         authorize(shared, &request)?;
@@ -86,7 +86,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     };
     if let Some(api) = api {
         allow(&request, &Method::POST)?;
-        return completions::answer(shared, api, request).await;
+        return completions::answer(shared, api, request, request_id.clone()).await;
     }
     let page = match path.as_str() {
         "/health" => health::health(shared),

@@ -22,25 +22,37 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Messages that one request has not looked at yet.
-///
-/// Bounded by what one request may get: the table drops messages for tries that are over,
-/// and a try is over once it has delivered `max_tokens`.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mailbox {
     inner: Mutex<MailboxInner>,
+    /// Tokens, or messages without tokens, that may wait. A worker that keeps its promises never
+    /// reaches it; of one that does not, enough has arrived to end the request.
+    capacity: usize,
 }
 
 #[derive(Debug, Default)]
 struct MailboxInner {
     messages: VecDeque<(RequestId, Input)>,
+    n_waiting: usize,
     waker: Option<Waker>,
 }
 
 impl Mailbox {
+    /// For a request of at most `max_tokens`.
+    pub(crate) fn new(max_tokens: u32) -> Self {
+        // Twice, for the tokens of a try that was given up may still be unread; and some for everything else.
+        Mailbox { inner: Mutex::default(), capacity: 2 * max_tokens as usize + 64 }
+    }
+
     /// Adds a message and wakes the request.
     fn post(&self, id: RequestId, input: Input) {
         let waker = {
             let mut inner = lock(&self.inner);
+            let size = if let Input::Tokens { tokens, .. } = &input { tokens.len().max(1) } else { 1 };
+            if inner.n_waiting + size > self.capacity && !matches!(input, Input::Lost(_)) {
+                return;
+            }
+            inner.n_waiting += size;
             inner.messages.push_back((id, input));
             inner.waker.take()
         };
@@ -60,6 +72,7 @@ impl Mailbox {
             return Poll::Pending;
         }
         std::mem::swap(&mut inner.messages, into);
+        inner.n_waiting = 0;
         Poll::Ready(())
     }
 }
@@ -171,7 +184,7 @@ mod tests {
 
     #[test]
     fn only_the_assigned_worker_is_heard_and_only_while_the_try_is_open() {
-        let (inflight, mailbox) = (Inflight::default(), Arc::new(Mailbox::default()));
+        let (inflight, mailbox) = (Inflight::default(), Arc::new(Mailbox::new(4)));
         let id = inflight.open(&mailbox);
         inflight.assign(id, Phase::Decode, WorkerKey(1));
         let event = || vec![TokenEvent { id, tokens: vec![5], finish: None }];
@@ -187,5 +200,22 @@ mod tests {
         inflight.lose(Phase::Decode, WorkerKey(1));
         assert_eq!(taken(&mailbox), []);
         assert_eq!(inflight.len(), 0);
+    }
+
+    #[test]
+    fn a_worker_that_floods_a_request_fills_no_memory() {
+        let (inflight, mailbox) = (Inflight::default(), Arc::new(Mailbox::new(100)));
+        let id = inflight.open(&mailbox);
+        inflight.assign(id, Phase::Decode, WorkerKey(1));
+        for _ in 0..1000 {
+            inflight.post_tokens(Phase::Decode, WorkerKey(1), vec![TokenEvent { id, tokens: vec![1; 10], finish: None }]);
+            inflight.post_tokens(Phase::Decode, WorkerKey(1), vec![TokenEvent { id, tokens: vec![], finish: None }]);
+        }
+        inflight.lose(Phase::Decode, WorkerKey(1));
+        let n_tokens = |(_, input): &(RequestId, Input)| if let Input::Tokens { tokens, .. } = input { tokens.len() } else { 0 };
+        let waiting = taken(&mailbox);
+        let n: usize = waiting.iter().map(n_tokens).sum();
+        assert!(waiting.len() <= 264 && (100..=264).contains(&n), "{} messages, {n} tokens", waiting.len());
+        assert_eq!(waiting.last(), Some(&(id, Input::Lost(Phase::Decode))), "a loss is never dropped");
     }
 }

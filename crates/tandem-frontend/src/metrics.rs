@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -18,7 +19,7 @@ use prometheus_client::registry::Registry;
 use tandem_plan::Phase;
 use tandem_wire::worker::WorkerStats;
 
-use crate::workers::Workers;
+use crate::workers::{Worker, Workers};
 
 /// How a request ended, as the label `outcome`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,7 +41,8 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    const fn as_str(self) -> &'static str {
+    /// The label.
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Outcome::Ok => "ok",
             Outcome::Invalid => "invalid",
@@ -174,13 +176,9 @@ impl Collector for Occupancy {
         for (name, help, read) in counters {
             encode_all(&mut encoder, name, help, &stats, |s| ConstCounter::new(read(s)))?;
         }
+        encode_outstanding(&mut encoder, &connected)?;
         let up: Vec<_> = [Phase::Prefill, Phase::Decode].map(|phase| (phase, self.workers.health(phase))).into();
-        let mut metric = encoder.encode_descriptor(
-            "workers_ready",
-            "Workers that are connected",
-            None,
-            prometheus_client::metrics::MetricType::Gauge,
-        )?;
+        let mut metric = encoder.encode_descriptor("workers_ready", "Workers that are connected", None, MetricType::Gauge)?;
         for (phase, health) in up {
             let labels = [("phase", phase.to_string())];
             let value = i64::try_from(health.ready.len()).unwrap_or(i64::MAX);
@@ -188,6 +186,16 @@ impl Collector for Occupancy {
         }
         Ok(())
     }
+}
+
+fn encode_outstanding(encoder: &mut DescriptorEncoder<'_>, workers: &[Arc<Worker>]) -> Result<(), fmt::Error> {
+    let help = "Prompt tokens (prefill) or sequences (decode) that this frontend has given to the worker and that are not done";
+    let mut metric = encoder.encode_descriptor("outstanding_load", help, None, MetricType::Gauge)?;
+    for worker in workers {
+        let labels = [("phase", worker.phase.to_string()), ("worker", worker.name.clone())];
+        ConstGauge::new(i64::try_from(worker.load()).unwrap_or(i64::MAX)).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn encode_all<M: EncodeMetric>(

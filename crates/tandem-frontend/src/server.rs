@@ -28,6 +28,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
 const READ_PATIENCE: Duration = Duration::from_secs(60);
 /// Connections beyond those that could all carry a request.
 const SPARE_CONNECTIONS: usize = 1024;
+/// Open files of everything else: workers, listeners, logs, the runtime.
+const RESERVED_FILES: usize = 256;
 /// Connections on the control port at once, those that have not said hello included.
 const SPARE_LINKS: usize = 64;
 
@@ -69,7 +71,7 @@ pub async fn serve(
     let shared = Arc::new(Shared::new(&plan, options)?);
     let address = |l: &TcpListener| l.local_addr().map_err(ServeError::Listener);
     info!(http = %address(&http)?, control = %address(&control)?, model = shared.model, plan_hash = shared.plan_hash, "frontend serves");
-    let max_connections = shared.limits.in_flight as usize + SPARE_CONNECTIONS;
+    let max_connections = affordable_connections(shared.limits.in_flight as usize + SPARE_CONNECTIONS);
     let max_links = plan.workers.len() + SPARE_LINKS;
     let mut links = JoinSet::new();
     let mut clients = JoinSet::new();
@@ -94,6 +96,29 @@ pub async fn serve(
     );
     info!("frontend stopped");
     Ok(())
+}
+
+/// Raises the limit of open files to what `wanted` client connections need; the number of connections that it then allows.
+///
+/// Shells give 1024 files by default, fewer than the requests that one frontend can have in flight.
+fn affordable_connections(wanted: usize) -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let needed = (wanted + RESERVED_FILES) as u64;
+    let reachable = maximum.map_or(needed, |maximum| maximum.min(needed));
+    if current.is_none_or(|current| current >= needed) {
+        return wanted;
+    }
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(reachable), maximum });
+    let files = match raised {
+        Ok(()) => reachable,
+        Err(_) => current.unwrap_or(needed),
+    };
+    let connections = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(RESERVED_FILES).max(1);
+    if connections < wanted {
+        warn!(wanted, connections, "the limit of open files allows fewer connections than wanted; raise it (ulimit -n)");
+    }
+    connections.min(wanted)
 }
 
 /// Spawns a task for each connection until `stop`, never more than `most` at once.

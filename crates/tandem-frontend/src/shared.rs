@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use hyper::header::HeaderValue;
 use tandem_plan::{Phase, Plan};
 use tandem_tokenizer::Tokenizer;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use crate::inflight::Inflight;
 use crate::metrics::{Metrics, Outcome};
@@ -87,7 +89,7 @@ impl Shared {
     }
 
     /// Counts a request as being in the system, if there is room.
-    pub(crate) fn admit(self: &Arc<Self>, endpoint: &'static str) -> Option<Ticket> {
+    pub(crate) fn admit(self: &Arc<Self>, endpoint: &'static str, request_id: HeaderValue) -> Option<Ticket> {
         let room = |n: u32| (n < self.limits.in_flight).then_some(n + 1);
         if self.n_in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
             self.metrics.rejections.inc();
@@ -95,7 +97,7 @@ impl Shared {
             return None;
         }
         self.metrics.in_flight.inc();
-        Some(Ticket { shared: Arc::clone(self), endpoint, arrived: Instant::now(), outcome: Outcome::Cancelled })
+        Some(Ticket { shared: Arc::clone(self), endpoint, request_id, arrived: Instant::now(), outcome: Outcome::Cancelled })
     }
 }
 
@@ -104,6 +106,7 @@ impl Shared {
 pub(crate) struct Ticket {
     shared: Arc<Shared>,
     endpoint: &'static str,
+    request_id: HeaderValue,
     pub(crate) arrived: Instant,
     outcome: Outcome,
 }
@@ -120,6 +123,8 @@ impl Drop for Ticket {
         self.shared.n_in_flight.fetch_sub(1, Ordering::Relaxed);
         self.shared.metrics.in_flight.dec();
         self.shared.metrics.ended(self.endpoint, self.outcome);
+        let (request_id, outcome) = (&self.request_id, self.outcome.as_str());
+        debug!(?request_id, endpoint = self.endpoint, outcome, latency = ?self.arrived.elapsed(), "request ended");
     }
 }
 

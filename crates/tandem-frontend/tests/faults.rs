@@ -359,3 +359,33 @@ async fn shutdown_cuts_off_what_does_not_end() {
     timeout(Duration::from_secs(10), frontend.stop()).await.expect("a stuck request does not hold up the end");
     assert_eq!(decodes[0].cancel().await, id);
 }
+
+#[tokio::test]
+async fn a_pair_that_failed_a_transfer_is_avoided_if_there_is_another() {
+    let (frontend, mut prefills, mut decodes) = manual(2, 2).await;
+    let mut client = frontend.client().await;
+    client.start(CHAT, &[], &body(true)).await;
+    let (id, _) = decodes[0].reserve().await;
+    decodes[0].reserved(id);
+    prefills[0].prefill().await;
+    prefills[0].fail(id, FailureKind::Transfer, "connection refused");
+    assert_eq!((decodes[0].cancel().await, prefills[0].cancel().await), (id, id));
+    serve(&mut prefills[1], &mut decodes[1]).await;
+    let response = client.response().await;
+    assert_eq!(
+        (response.header("x-tandem-prefill-worker"), response.header("x-tandem-decode-worker")),
+        (Some("prefill-1"), Some("decode-1"))
+    );
+    frontend.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_asked_for_by_name_is_not_replaced_by_another() {
+    let (frontend, _prefills, mut decodes) = manual(1, 2).await;
+    decodes.remove(1).kill().await;
+    frontend.until_ready(1, 1).await;
+    let mut client = frontend.client().await;
+    let response = client.post(CHAT, &[("x-tandem-decode", "decode-1")], &body(true)).await;
+    assert_eq!(response.error(), (503, "no_worker".into(), String::new()));
+    frontend.stop().await;
+}

@@ -220,3 +220,80 @@ async fn a_keep_alive_connection_serves_many_requests_in_turn() {
     }
     frontend.stop().await;
 }
+
+#[tokio::test]
+async fn reasoning_has_a_field_of_its_own() {
+    let frontend = Frontend::start(plan(1, 1)).await;
+    let (mut prefill, mut decode) = (frontend.worker("prefill-0").await, frontend.worker("decode-0").await);
+    frontend.until_ready(1, 1).await;
+    for stream in [true, false] {
+        let mut client = frontend.client().await;
+        let body = json!({"model": "nano", "messages": [{"role": "user", "content": "x"}], "max_tokens": 7, "stream": stream});
+        client.start("/v1/chat/completions", &[], body.to_string().as_bytes()).await;
+        let (id, _) = decode.reserve().await;
+        decode.reserved(id);
+        prefill.prefill().await;
+        prefill.tokens(id, vec![258], None);
+        decode.text(id, "hm", None);
+        decode.tokens(id, vec![109, 259, 111], None);
+        decode.text(id, "k", Some(FinishReason::Length));
+        let response = client.response().await;
+        if stream {
+            let deltas: Vec<_> = response.chunks().iter().map(|c| c["choices"][0]["delta"].clone()).collect();
+            let expected = [
+                json!({"role": "assistant", "content": ""}),
+                json!({"reasoning_content": "hm"}),
+                json!({"reasoning_content": "m"}),
+                json!({"content": "o"}),
+                json!({"content": "k"}),
+                json!({}),
+            ];
+            assert_eq!(deltas, expected);
+        } else {
+            let value = response.json();
+            let message = &value["choices"][0]["message"];
+            assert_eq!((&message["reasoning_content"], &message["content"]), (&json!("hmm"), &json!("ok")));
+            let usage = json!({"prompt_tokens": 4, "completion_tokens": 7, "total_tokens": 11, "completion_tokens_details": {"reasoning_tokens": 5}});
+            assert_eq!(value["usage"], usage);
+        }
+    }
+    frontend.stop().await;
+}
+
+#[tokio::test]
+async fn many_clients_at_once_some_of_whom_leave_keep_nothing() {
+    let mut plan = plan(2, 2);
+    plan.frontend.routing = tandem_plan::Routing::LeastLoaded;
+    let frontend = Frontend::start(plan).await;
+    let names = ["prefill-0", "prefill-1", "decode-0", "decode-1"];
+    let mut workers = Vec::new();
+    for name in names {
+        workers.push(frontend.auto(name).await);
+    }
+    frontend.until_ready(2, 2).await;
+    let mut clients = tokio::task::JoinSet::new();
+    for i in 0..100_u32 {
+        let mut client = frontend.client().await;
+        clients.spawn(async move {
+            for n in 0..5 {
+                let body = json!({"model": "nano", "prompt": vec![1; 10 + i as usize], "max_tokens": 1 + (i + n) % 60, "stream": (i + n) % 2 == 0});
+                client.start("/v1/completions", &[], body.to_string().as_bytes()).await;
+                if i % 4 == 0 && n == 4 {
+                    return;
+                }
+                assert_eq!(client.response().await.status, 200);
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    frontend.until(|health| health["requests_in_flight"] == 0).await;
+    frontend.until_metric("tandem_requests_in_flight", 0.0).await;
+    for name in names {
+        let phase = &name[..name.len() - 2];
+        frontend.until_metric(&format!("tandem_outstanding_load{{phase=\"{phase}\",worker=\"{name}\"}}"), 0.0).await;
+    }
+    assert!(workers.iter().all(|w| w.seen.lock().unwrap().sampling.len() > 50), "both workers of a phase have worked");
+    frontend.stop().await;
+}

@@ -132,7 +132,11 @@ fn missing(field: &'static str) -> ApiError {
 }
 
 fn take_prompt(tree: &mut serde_json::Map<String, Value>) -> Result<Prompt, ApiError> {
-    let prompt = tree.get_mut("prompt").map(Value::take);
+    // A batch of one is no batch; some clients always send an array.
+    let prompt = match tree.get_mut("prompt").map(Value::take) {
+        Some(Value::Array(mut items)) if items.len() == 1 && matches!(items[0], Value::String(_) | Value::Array(_)) => items.pop(),
+        other => other,
+    };
     match prompt {
         None | Some(Value::Null) => Err(missing("prompt")),
         Some(Value::String(text)) if text.is_empty() => Err(ApiError::invalid("prompt", "must not be empty")),

@@ -136,11 +136,16 @@ fn a_completion_takes_text_or_tokens_and_refuses_batches() {
         |prompt: serde_json::Value| GenerateRequest::parse(Api::Completion, json!({"model": "m", "prompt": prompt}).to_string().as_bytes());
     assert_eq!(parse(json!("x")).unwrap().prompt, Prompt::Text("x".into()));
     assert_eq!(parse(json!([1, 2])).unwrap().prompt, Prompt::Tokens(vec![1, 2]));
+    assert_eq!(parse(json!(["x"])).unwrap().prompt, Prompt::Text("x".into()));
+    assert_eq!(parse(json!([[1, 2]])).unwrap().prompt, Prompt::Tokens(vec![1, 2]));
     for (prompt, param) in [
         (json!(["a", "b"]), "prompt"),
         (json!([[1], [2]]), "prompt"),
         (json!(""), "prompt"),
         (json!([]), "prompt"),
+        (json!([""]), "prompt"),
+        (json!([[]]), "prompt"),
+        (json!([["a"]]), "prompt"),
         (json!(null), "prompt"),
         (json!({}), "prompt"),
         (json!([1, -2]), "prompt[1]"),
