@@ -120,7 +120,7 @@ fn push(sender: &KvSender, receiver: &KvReceiver, address: &str, ticket: u64) {
     let (fate, n) = (fate(ticket), n_tokens(ticket));
     if fate != Fate::NeverRegistered {
         let deadline = if fate == Fate::ShortDeadline { Duration::from_millis(ticket % 4) } else { PATIENCE };
-        receiver.register(ticket, SHAPE, n, deadline).unwrap();
+        receiver.register(ticket, SHAPE, n, deadline).expect("a new ticket");
     }
     let shape = if fate == Fate::WrongShape { KvShape { n_layers: 2, ..SHAPE } } else { SHAPE };
     let cache = Cache::random(shape, n, ticket);

@@ -8,27 +8,38 @@
 //! is what the reference implementation gives.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::vocabulary::Added;
 
 /// Noncharacters, of which one is chosen as the mark.
 const MARKS: std::ops::RangeInclusive<char> = '\u{fdd0}'..='\u{fdef}';
 
-/// The texts of the added tokens.
+/// The texts of the added tokens that must not come from users.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    tokens: Vec<String>,
-    /// First characters of the tokens, to pass harmless text quickly.
+    /// By their first two characters (the second is `None` for tokens of one), so that most text is passed quickly.
+    by_start: HashMap<(char, Option<char>), Vec<String>>,
     firsts: Vec<char>,
     longest: usize,
 }
 
 impl Guard {
-    pub(crate) fn new<'a>(tokens: impl Iterator<Item = &'a str>) -> Self {
-        let tokens: Vec<String> = tokens.filter(|t| !t.is_empty()).map(str::to_owned).collect();
-        let mut firsts: Vec<char> = tokens.iter().filter_map(|t| t.chars().next()).collect();
+    /// Guards control tokens and every token that looks like a marker. Added tokens that are plain words or blanks
+    /// (some vocabularies have them) are text like any other.
+    pub(crate) fn new<'a>(tokens: impl Iterator<Item = &'a Added>) -> Self {
+        let is_text = |c: char| c.is_alphanumeric() || c.is_whitespace();
+        let mut by_start: HashMap<_, Vec<String>> = HashMap::new();
+        let mut longest = 0;
+        for token in tokens.filter(|t| t.control || !t.content.chars().all(is_text)) {
+            let Some(start) = start(&token.content) else { continue };
+            by_start.entry(start).or_default().push(token.content.clone());
+            longest = longest.max(token.content.len());
+        }
+        let mut firsts: Vec<char> = by_start.keys().map(|(first, _)| *first).collect();
         firsts.sort_unstable();
         firsts.dedup();
-        let longest = tokens.iter().map(String::len).max().unwrap_or(0);
-        Self { tokens, firsts, longest }
+        Self { by_start, firsts, longest }
     }
 
     /// A mark that occurs in none of the texts; `None` when they contain all noncharacters, which no honest text does.
@@ -42,10 +53,9 @@ impl Guard {
         let mut places: Vec<usize> = Vec::new();
         for (at, first) in text.char_indices().filter(|(_, c)| self.firsts.binary_search(c).is_ok()) {
             let rest = &text[at..];
-            let whole = self.tokens.iter().any(|t| rest.starts_with(t.as_str()) && !allowed.contains(&t.as_str()));
-            if whole {
+            if self.begin_like(rest).any(|t| rest.starts_with(t) && !allowed.contains(&t)) {
                 places.push(at + first.len_utf8());
-            } else if rest.len() < self.longest && self.tokens.iter().any(|t| t.len() > rest.len() && t.starts_with(rest)) {
+            } else if rest.len() < self.longest && self.tokens().any(|t| t.len() > rest.len() && t.starts_with(rest)) {
                 places.push(text.len());
             }
         }
@@ -64,6 +74,23 @@ impl Guard {
         out.push_str(&text[done..]);
         Cow::Owned(out)
     }
+
+    fn tokens(&self) -> impl Iterator<Item = &str> {
+        self.by_start.values().flatten().map(String::as_str)
+    }
+
+    /// Tokens that can stand at the start of `text`.
+    fn begin_like(&self, text: &str) -> impl Iterator<Item = &str> {
+        let start = start(text);
+        let one = start.and_then(|(first, _)| self.by_start.get(&(first, None)));
+        let two = start.filter(|(_, second)| second.is_some()).and_then(|s| self.by_start.get(&s));
+        one.into_iter().chain(two).flatten().map(String::as_str)
+    }
+}
+
+fn start(text: &str) -> Option<(char, Option<char>)> {
+    let mut characters = text.chars();
+    Some((characters.next()?, characters.next()))
 }
 
 #[cfg(test)]
@@ -71,8 +98,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn of(tokens: &[&str]) -> Guard {
+        let added: Vec<Added> = tokens.iter().map(|t| Added { id: 0, content: (*t).to_owned(), control: false }).collect();
+        Guard::new(added.iter())
+    }
+
     fn guard() -> Guard {
-        Guard::new(["<think>", "</think>", "<｜User｜>", "<|EOT|>"].into_iter())
+        of(&["<think>", "</think>", "<｜User｜>", "<|EOT|>"])
     }
 
     #[test]
@@ -93,6 +125,14 @@ mod tests {
     }
 
     #[test]
+    fn added_words_and_blanks_are_text_unless_they_are_control_tokens() {
+        let g = of(&["  ", "hello", "§", "[X]"]);
+        assert_eq!(g.disarm("a  hello § [X]", '#', &[]), "a  hello §# [#X]");
+        let control = Guard::new(std::iter::once(&Added { id: 0, content: "hello".to_owned(), control: true }));
+        assert_eq!(control.disarm("hello", '#', &[]), "h#ello");
+    }
+
+    #[test]
     fn the_mark_occurs_in_no_text() {
         assert_eq!(Guard::mark(["a", "\u{fdd0}b\u{fdd1}"].into_iter()), Some('\u{fdd2}'));
         let all: String = MARKS.collect();
@@ -107,13 +147,13 @@ mod tests {
             prop_assert_eq!(&disarmed.replace('\u{fdd0}', ""), &text);
             let g = guard();
             for part in disarmed.split('\u{fdd0}') {
-                prop_assert!(!g.tokens.iter().any(|t| part.contains(t.as_str())), "{}", part);
+                prop_assert!(!g.tokens().any(|t| part.contains(t)), "{}", part);
             }
             // Tokens in what follows are the template's own; none may begin inside the content.
             let last = disarmed.rsplit('\u{fdd0}').next().unwrap();
             let joined = format!("{last}{then}");
-            for token in &g.tokens {
-                prop_assert!(!joined.match_indices(token.as_str()).any(|(at, _)| at < last.len()), "{}", joined);
+            for token in g.tokens() {
+                prop_assert!(!joined.match_indices(token).any(|(at, _)| at < last.len()), "{}", joined);
             }
         }
     }

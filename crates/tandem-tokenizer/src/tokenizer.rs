@@ -81,14 +81,15 @@ impl Tokenizer {
             added.push(Added { id, content: content.to_owned(), control: token["special"].as_bool().unwrap_or(false) });
         }
         let decoder = serde_json::json!({ "decoder": definition["decoder"] });
-        let mut bpe = fastokens::Tokenizer::from_json(definition).map_err(|e| wrong(one_line(&e)))?;
+        // The copy is for the message: what is wrong inside the model section is lost in the crate's own error.
+        let mut bpe = fastokens::Tokenizer::from_json(definition.clone()).map_err(|e| wrong(why_not(&definition, &e)))?;
         // A length limit in the file would cut prompts silently.
         bpe.set_truncation(None);
         bpe.set_padding(None);
         let n_ids = u32::try_from(bpe.model().vocab_size()).unwrap_or(u32::MAX);
         let model_tokens = (0..n_ids).filter_map(|id| Some((id, bpe.model().id_to_token(id)?.to_owned())));
         let vocabulary = Arc::new(Vocabulary::new(&decoder, model_tokens, &added).map_err(wrong)?);
-        let guard = Guard::new(added.iter().map(|t| t.content.as_str()));
+        let guard = Guard::new(added.iter());
         let named = |names: &[&str]| names.iter().find_map(|name| bpe.token_to_id(name));
         let meaning = Meaning { bos: named(&BOS_NAMES), stop: named(&EOS_NAMES).into_iter().collect() };
         let has_turns = ["<｜User｜>", "<｜Assistant｜>"].iter().all(|name| bpe.token_to_id(name).is_some());
@@ -124,9 +125,9 @@ impl Tokenizer {
 
     /// Tokens of a chat under the model's template, with the beginning of the answer if `add_generation_prompt`.
     ///
-    /// Safe against injection: what a message contains never becomes an added token, except that an assistant's message
-    /// may contain `<think>` and `</think>`, which templates look for. Messages without the text of an added token, and
-    /// roles are no free text, give exactly the tokens of the rendered template.
+    /// Safe against injection: what a message contains never becomes a control token or another added token that looks
+    /// like a marker, except that an assistant's message may contain `<think>` and `</think>`, which templates look for.
+    /// Messages without the text of such a token give exactly the tokens of the rendered template. Roles are no free text.
     ///
     /// # Errors
     /// [`TokenizerError::NoTemplate`], or [`TokenizerError::Messages`] when the template refuses the messages.
@@ -228,6 +229,17 @@ impl std::fmt::Debug for Tokenizer {
 
 fn is_role(role: &str) -> bool {
     (1..=32).contains(&role.len()) && role.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Why a definition cannot be loaded.
+fn why_not(definition: &Value, error: &dyn std::error::Error) -> String {
+    let model = &definition["model"];
+    if model["type"] == "BPE"
+        && let Err(error) = serde_json::from_value::<fastokens::models::bpe::Bpe>(model.clone())
+    {
+        return format!("model: {error}");
+    }
+    one_line(error)
 }
 
 /// An error and its sources.

@@ -79,10 +79,14 @@ fn a_length_limit_in_the_file_does_not_cut_prompts() {
 #[test]
 fn errors_name_the_file() {
     assert!(error(&[]).starts_with("cannot read DIR/tokenizer.json"), "{}", error(&[]));
-    let cases: [(Files<'_>, &[&str]); 9] = [
+    let cases: [(Files<'_>, &[&str]); 10] = [
         (&[("tokenizer.json", "{]")], &["DIR/tokenizer.json", "line 1"]),
         (&[("tokenizer.json", "{}")], &["DIR/tokenizer.json", "model"]),
         (&[("tokenizer.json", r#"{"model": {"type": "WordPiece", "vocab": {}}}"#)], &["DIR/tokenizer.json"]),
+        (
+            &[("tokenizer.json", r#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "b"]]}}"#)],
+            &["DIR/tokenizer.json", "not in vocab"],
+        ),
         (&[("tokenizer.json", NANO), ("tokenizer_config.json", "nonsense")], &["DIR/tokenizer_config.json", "line 1"]),
         (&[("tokenizer.json", NANO), ("tokenizer_config.json", r#"{"eos_token": "<gone>"}"#)], &["DIR/tokenizer_config.json", "<gone>"]),
         (
