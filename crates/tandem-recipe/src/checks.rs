@@ -10,6 +10,7 @@ type Check = Result<(), PlanError>;
 
 /// Everything but memory.
 pub(crate) fn check(draft: &Draft<'_>) -> Check {
+    check_size(draft)?;
     check_engine(draft)?;
     check_ports(draft)?;
     for servers in &draft.servers {
@@ -24,6 +25,16 @@ pub(crate) fn check(draft: &Draft<'_>) -> Check {
         return Err(draft.fail("GEN_MTP_SIZE", Problem::NoMtpLayer { size: mtp }));
     }
     Ok(())
+}
+
+/// A plan lists every rank: a mistyped zero must not make millions of them.
+fn check_size(draft: &Draft<'_>) -> Check {
+    const MAX_DEVICES: u64 = 65_536;
+    let devices = |servers: &Servers| u64::from(servers.n_servers) * u64::from(servers.world);
+    match draft.servers.iter().find(|servers| devices(servers) > MAX_DEVICES) {
+        Some(servers) => Err(draft.fail(&servers.knob("SERVERS"), Problem::TooMany { what: "devices", value: devices(servers) })),
+        None => Ok(()),
+    }
 }
 
 fn check_engine(draft: &Draft<'_>) -> Check {

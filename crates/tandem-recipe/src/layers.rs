@@ -8,6 +8,7 @@ use serde_saphyr::Spanned;
 
 use crate::error::RecipeError;
 use crate::knobs::{KNOBS, Knob};
+use crate::recipe::MAX_CASES;
 use crate::value::{Value, ValueError};
 
 /// Where a value came from.
@@ -114,7 +115,7 @@ impl Layer {
         Ok(layer)
     }
 
-    /// Reads `NAME=VALUE` texts; a comma separates the values of a sweep.
+    /// Reads `NAME=VALUE` texts; a comma separates the values of a sweep, `LO..HI` is every whole number from LO to HI.
     ///
     /// # Errors
     /// [`RecipeError`] for an unknown name, a bad value or a text without `=`.
@@ -124,7 +125,8 @@ impl Layer {
             let origin = Origin::CommandLine { flag: format!("--set {set}") };
             let Some((name, text)) = set.split_once('=') else { return Err(RecipeError::SetWithoutValue { text: set.clone() }) };
             let knob = find_knob(name.trim(), &origin)?;
-            let texts: Vec<String> = if knob.kind.splits() { text.split(',').map(str::to_owned).collect() } else { vec![text.to_owned()] };
+            let texts: Vec<String> =
+                if knob.kind.splits() { text.split(',').flat_map(expand_range).collect() } else { vec![text.to_owned()] };
             layer.set(knob, &texts, origin)?;
         }
         Ok(layer)
@@ -154,6 +156,15 @@ impl FileLayer {
             }
         }
         Ok(file)
+    }
+}
+
+/// The whole numbers of `LO..HI`, both included; any other text as it is, for the knob's kind to judge.
+fn expand_range(text: &str) -> Vec<String> {
+    let bounds = text.split_once("..").and_then(|(low, high)| Some((low.trim().parse::<u64>().ok()?, high.trim().parse::<u64>().ok()?)));
+    match bounds {
+        Some((low, high)) if low <= high && high - low < MAX_CASES as u64 => (low..=high).map(|n| n.to_string()).collect(),
+        _ => vec![text.to_owned()],
     }
 }
 

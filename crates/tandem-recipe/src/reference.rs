@@ -11,7 +11,7 @@ pub fn knob_reference_markdown() -> String {
     let mut out = String::from(
         "# Knobs\n\nGenerated from the knob table of `tandem-recipe`. Later layers win: built-in recipe, site file, recipe file, environment, \
          command line.\nIn a recipe or site file a knob is a YAML key; several values (`[1, 8, 64]`, in the environment `\"1 8 64\"`, with \
-         `--set NAME=1,8,64`) make a sweep.\n\n",
+         `--set NAME=1,8,64` or `--set NAME=1..8`) make a sweep.\n\n",
     );
     out.push_str("| knob | values | unit | concerns | default of most recipes |\n|---|---|---|---|---|\n");
     for knob in KNOBS {

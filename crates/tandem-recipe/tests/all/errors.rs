@@ -122,6 +122,7 @@ fn plans_that_contradict_themselves() {
             ("16 billion requests", inputs("nano", &["CONCURRENCY=16384", "MULTI_ROUND=1000000"])),
             set("MODEL=/no/such/model"),
             set("DUMMY_LAYERS=2"),
+            ("16 million devices", inputs("nano", &["NCTX=4096", "CTX_WORLD_SIZE=4096"])),
             ("two servers on port 9000", inputs("nano", &["DYNAMO_FRONTEND_PORT=9000", "CONTROL_PORT=9000"])),
             r1("h100", "ETCD_SERVER_PORT=8000"),
         ]),

@@ -86,6 +86,15 @@ fn gpu_types_can_be_swept_with_their_own_defaults() {
 }
 
 #[test]
+fn a_range_is_every_whole_number_of_it() {
+    let points = |set| plan("nano", &[set]).load.points.iter().map(|p| p.concurrency).collect::<Vec<_>>();
+    assert_eq!(points("CONCURRENCY=1..3,8"), [1, 2, 3, 8]);
+    assert!(load_recipe(&inputs("nano", &["CONCURRENCY=3..1"])).is_err());
+    assert!(load_recipe(&inputs("nano", &["CONCURRENCY=0..2"])).is_err());
+    assert!(load_recipe(&inputs("nano", &["CONCURRENCY=1..999999999"])).is_err());
+}
+
+#[test]
 fn a_later_set_replaces_an_earlier_one() {
     assert_eq!(plan("nano", &["OSL=7", "OSL=9"]).load.osl, 9);
 }
