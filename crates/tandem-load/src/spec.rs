@@ -1,7 +1,5 @@
 //! What a load run is to do: plain data, checked once.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value};
 use tandem_plan::Nanos;
 
@@ -159,16 +157,28 @@ impl LoadSpec {
 
     fn check_timeouts(&self) -> Result<(), LoadError> {
         let t = &self.timeouts;
-        let shortest = Nanos::from(Duration::from_millis(1));
-        for (field, value) in [("connect timeout", t.connect), ("request timeout", t.request), ("no-progress timeout", t.no_progress)] {
-            if value < shortest {
-                return Err(LoadError::Spec { field, reason: "must be at least 1 ms".into() });
-            }
+        let named = [
+            ("connect timeout", t.connect),
+            ("request timeout", t.request),
+            ("no-progress timeout", t.no_progress),
+            ("grace time", t.grace),
+        ];
+        for (field, value) in named {
+            let reason = if value > LONGEST {
+                "must be at most a year"
+            } else if value < Nanos::from_millis(1) && field != "grace time" {
+                "must be at least 1 ms"
+            } else {
+                continue;
+            };
+            return Err(LoadError::Spec { field, reason: reason.into() });
         }
         Ok(())
     }
 }
 
+/// No deadline is longer, so that adding one to a time cannot overflow.
+const LONGEST: Nanos = Nanos::from_millis(366 * 24 * 3_600_000);
 /// One address and port has fewer local ports than this towards it.
 const MAX_CONNECTIONS: usize = 60_000;
 
@@ -181,7 +191,7 @@ mod tests {
         let spec = || LoadSpec::closed_loop("h", "m", 2, 10, 8, 8).unwrap();
         spec().check().unwrap();
         type Spoil = fn(&mut LoadSpec);
-        let cases: [(&str, Spoil); 10] = [
+        let cases: [(&str, Spoil); 12] = [
             ("model", |s| s.model.clear()),
             ("isl", |s| s.isl = 0),
             ("osl", |s| s.osl = 0),
@@ -190,6 +200,8 @@ mod tests {
             ("concurrency", |s| s.load.max_in_flight = Some(0)),
             ("concurrency", |s| s.load.max_in_flight = None),
             ("rate", |s| s.load.arrivals = Arrivals::Constant { rate: f64::NAN }),
+            ("grace time", |s| s.timeouts.grace = Nanos(u64::MAX)),
+            ("request timeout", |s| s.timeouts.request = Nanos::ZERO),
             ("shape", |s| s.load.arrivals = Arrivals::Gamma { rate: 1.0, shape: 0.0 }),
             ("trace", |s| s.load.arrivals = Arrivals::Trace(vec![Nanos(2), Nanos(1)])),
         ];

@@ -28,6 +28,8 @@ pub(crate) struct Request {
 pub(crate) enum Then {
     Keep,
     Close,
+    /// Close it, and listen no more.
+    Die,
 }
 
 type Script = dyn Fn(&Request, &mut TcpStream) -> Then + Send + Sync;
@@ -59,8 +61,8 @@ impl Server {
                 if s.load(Ordering::SeqCst) {
                     break;
                 }
-                let (counts, script) = (c.clone(), script.clone());
-                threads.push(std::thread::spawn(move || serve(stream.unwrap(), &counts, &*script)));
+                let (counts, script, stop) = (c.clone(), script.clone(), s.clone());
+                threads.push(std::thread::spawn(move || serve(stream.unwrap(), &counts, &*script, &stop)));
             }
             drop(listener);
             threads.into_iter().for_each(|t| t.join().unwrap());
@@ -71,17 +73,11 @@ impl Server {
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
-
-    /// Refuses further connections.
-    pub(crate) fn close(&self) {
-        self.stop.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.close();
+        close(self.address, &self.stop);
         let result = self.thread.take().unwrap().join();
         if !std::thread::panicking() {
             result.expect("a script failed");
@@ -89,7 +85,13 @@ impl Drop for Server {
     }
 }
 
-fn serve(mut stream: TcpStream, counts: &Counts, script: &Script) {
+/// Makes the accepting thread end.
+fn close(address: SocketAddr, stop: &AtomicBool) {
+    stop.store(true, Ordering::SeqCst);
+    let _ = TcpStream::connect(address);
+}
+
+fn serve(mut stream: TcpStream, counts: &Counts, script: &Script, stop: &AtomicBool) {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.set_nodelay(true).unwrap();
     let (mut buffer, mut n_before) = (Vec::new(), 0);
@@ -101,8 +103,10 @@ fn serve(mut stream: TcpStream, counts: &Counts, script: &Script) {
         counts.n_requests.fetch_add(1, Ordering::SeqCst);
         let then = script(&request, &mut stream);
         n_before += 1;
-        if matches!(then, Then::Close) {
-            break;
+        match then {
+            Then::Keep => {}
+            Then::Close => break,
+            Then::Die => return close(stream.local_addr().unwrap(), stop),
         }
     }
 }
