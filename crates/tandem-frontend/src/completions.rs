@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Response, StatusCode};
 use tandem_plan::Phase;
 use tandem_tokenizer::{ChatMessage, Tokenizer, TokenizerError};
 use tandem_wire::openai::{Api, ApiError, ChunkWriter, FinalText, GenerateRequest, Prompt};
@@ -33,19 +33,19 @@ const LONG_TEXT_BYTES: usize = 16 << 10;
 pub(crate) async fn answer(
     shared: &Arc<Shared>,
     api: Api,
-    request: Request<Incoming>,
+    headers: &HeaderMap,
+    body: Incoming,
     request_id: HeaderValue,
 ) -> Result<Response<ResponseBody>, ApiError> {
     let endpoint = if api == Api::Chat { "chat" } else { "completions" };
     let ticket = shared.admit(endpoint, request_id);
-    let (head, body) = request.into_parts();
     let body = read_body(shared.limits.body_bytes, body).await;
     let Some(mut ticket) = ticket else {
         let message = format!("{} requests are in the system, no more are taken", shared.limits.in_flight);
         return Err(ApiError { retry_after_s: Some(1), ..ApiError::bare(429, "rate_limit_error", Some("queue_full"), message) });
     };
     let prepared = match body {
-        Ok(body) => prepare(shared, api, &head.headers, &body, &ticket).await,
+        Ok(body) => prepare(shared, api, headers, &body, &ticket).await,
         Err(error) => Err(error),
     };
     match prepared {

@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use subtle::ConstantTimeEq;
 use tandem_wire::openai::{Api, ApiError};
@@ -69,26 +70,40 @@ pub(crate) async fn handle(shared: Arc<Shared>, request: Request<Incoming>) -> R
         Some(id) if id.len() <= 256 => id.clone(),
         _ => HeaderValue::from_str(&format!("{:016x}", crate::shared::random())).expect("hexadecimal digits are valid in a header"),
     };
-    let mut response = route(&shared, request, &request_id).await.unwrap_or_else(|error| error_response(&error));
+    let (head, body) = request.into_parts();
+    let mut body = Some(body);
+    let answered = route(&shared, &head, &mut body, &request_id).await;
+    if let Some(unread) = body {
+        // Closing a connection over unread bytes resets it, and the client would lose the answer.
+        let _ = read_body(0, unread).await;
+    }
+    let mut response = answered.unwrap_or_else(|error| error_response(&error));
     response.headers_mut().insert(X_REQUEST_ID, request_id);
     Ok(response)
 }
 
-async fn route(shared: &Arc<Shared>, request: Request<Incoming>, request_id: &HeaderValue) -> Result<Response<ResponseBody>, ApiError> {
-    let path = request.uri().path().to_owned();
+/// Answers one request; takes the body out if it needs it.
+async fn route(
+    shared: &Arc<Shared>,
+    head: &Parts,
+    body: &mut Option<Incoming>,
+    request_id: &HeaderValue,
+) -> Result<Response<ResponseBody>, ApiError> {
+    let path = head.uri.path();
     if path.starts_with("/v1/") {
-        authorize(shared, &request)?;
+        authorize(shared, head)?;
     }
-    let api = match path.as_str() {
+    let api = match path {
         "/v1/chat/completions" => Some(Api::Chat),
         "/v1/completions" => Some(Api::Completion),
         _ => None,
     };
     if let Some(api) = api {
-        allow(&request, &Method::POST)?;
-        return completions::answer(shared, api, request, request_id.clone()).await;
+        allow(head, &Method::POST)?;
+        let body = body.take().expect("nobody has taken the body yet");
+        return completions::answer(shared, api, &head.headers, body, request_id.clone()).await;
     }
-    let page = match path.as_str() {
+    let page = match path {
         "/health" => health::health(shared),
         "/ready" => health::ready(shared),
         "/live" => json_response(StatusCode::OK, Bytes::from_static(b"{\"status\":\"live\"}")),
@@ -97,27 +112,27 @@ async fn route(shared: &Arc<Shared>, request: Request<Incoming>, request_id: &He
         other => match other.strip_prefix("/v1/models/") {
             Some(model) => health::model(shared, model)?,
             None => {
-                let message = format!("there is nothing at {} {}", request.method(), shown(other));
+                let message = format!("there is nothing at {} {}", head.method, shown(other));
                 return Err(ApiError::bare(404, "invalid_request_error", Some("unknown_url"), message));
             }
         },
     };
-    allow(&request, &Method::GET)?;
+    allow(head, &Method::GET)?;
     Ok(page)
 }
 
-fn allow(request: &Request<Incoming>, method: &Method) -> Result<(), ApiError> {
-    if request.method() == method || (method == Method::GET && request.method() == Method::HEAD) {
+fn allow(head: &Parts, method: &Method) -> Result<(), ApiError> {
+    if head.method == *method || (method == Method::GET && head.method == Method::HEAD) {
         return Ok(());
     }
-    let message = format!("{} is not allowed here, {method} is", request.method());
+    let message = format!("{} is not allowed here, {method} is", head.method);
     Err(ApiError::bare(405, "invalid_request_error", Some("method_not_allowed"), message))
 }
 
 /// Checks the API key in a time that does not depend on where a wrong one differs.
-fn authorize(shared: &Shared, request: &Request<Incoming>) -> Result<(), ApiError> {
+fn authorize(shared: &Shared, head: &Parts) -> Result<(), ApiError> {
     let Some(key) = &shared.api_key else { return Ok(()) };
-    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let given = head.headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let given = given.and_then(|v| v.split_at_checked(7)).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer ")).map(|(_, k)| k);
     match given {
         Some(given) if bool::from(given.ct_eq(key.as_bytes())) => Ok(()),

@@ -139,6 +139,10 @@ async fn only_the_right_key_opens_the_api() {
     assert_eq!(client.post(CHAT, &[("authorization", "Bearer secret")], body.as_bytes()).await.status, 200);
     assert_eq!(client.post(CHAT, &[("authorization", "bearer secret")], body.as_bytes()).await.status, 200);
     assert_eq!(client.get("/v1/models").await.status, 401);
+    for (path, status) in [(CHAT, 401), ("/nowhere", 404), ("/health", 405)] {
+        let response = frontend.client().await.post(path, &[], &vec![b'x'; 8 << 20]).await;
+        assert_eq!(response.status, status, "a large body does not hide the refusal");
+    }
     assert_eq!(client.get("/health").await.status, 200, "probes need no key");
     frontend.stop().await;
 }
