@@ -166,7 +166,7 @@ fn time_crate(m: usize, n: usize, k: usize, threads: usize, repeats: usize) -> D
 
 fn engine(config: &ModelConfig, source: &ModelSource, threads: usize, n_tokens: usize, kv_dtype: KvDtype) -> CpuEngine {
     let options =
-        CpuOptions { block_size: BLOCK, n_blocks: n_tokens.div_ceil(BLOCK), kv_dtype, threads, form: AttentionForm::Auto, mtp: false };
+        CpuOptions { block_size: BLOCK, n_blocks: n_tokens.div_ceil(BLOCK), kv_dtype, threads, form: AttentionForm::Auto, drafts: 0 };
     CpuEngine::new(config, checkpoint::open(source, config).unwrap().as_ref(), options).unwrap()
 }
 

@@ -1,7 +1,8 @@
 //! The DeepSeek-V2/V3 model on host cores.
 //!
 //! Reading order: `shape` (dimensions), `weights` (by role), `forward` (one step through the
-//! layers), `attention`, `router`, `moe`, `cache`, `sampling`, `mtp` (drafts); then what makes it fast:
+//! layers), `attention`, `router`, `moe`, `cache`, `sampling`, `mtp` (the layer that
+//! drafts), `speculate` (steps that draft and verify); then what makes it fast:
 //! `packed` (weights in kernel order), `gemm`, `simd`, `pool`.
 //!
 //! All arithmetic is f32; weights stay in the checkpoint's format (FP8, BF16, F32) and are
@@ -25,12 +26,12 @@ mod rows;
 mod sampling;
 mod shape;
 mod simd;
+mod speculate;
 mod weights;
 
 pub use attention::AttentionForm;
 pub use forward::StepTrace;
 pub use gemm::time_gemm;
-pub use mtp::DraftEntry;
 pub use profile::{Op, OpCost, Profile};
 
 use std::ops::Range;
@@ -44,11 +45,11 @@ use crate::engine::{Batch, Engine, EngineError, EngineInfo, KvRead, StepObserver
 
 use cache::Cache;
 use forward::{Scratch, Want};
-use packed::padded;
 use pool::Pool;
 use rope::Rope;
 use shape::Shape;
 use simd::Isa;
+use speculate::Speculation;
 use weights::{Loader, Weights};
 
 /// Sizes of an engine that the model does not decide.
@@ -64,8 +65,9 @@ pub struct CpuOptions {
     pub threads: usize,
     /// How prompt chunks are attended.
     pub form: AttentionForm,
-    /// Load the model's first MTP layer and give it a KV cache, for [`CpuEngine::draft`].
-    pub mtp: bool,
+    /// Tokens drafted by a decode step; 0 = none. Above 0 the model's first MTP layer is loaded and has a KV cache
+    /// layer (the last); [`Engine::step`] then returns 1 to `1 + drafts` tokens for a decode.
+    pub drafts: usize,
 }
 
 /// Computes steps of a DeepSeek-V2/V3 model.
@@ -79,6 +81,8 @@ pub struct CpuEngine {
     isa: Isa,
     comm: Box<dyn Communicator>,
     form: AttentionForm,
+    drafts: usize,
+    speculation: Speculation,
     scratch: Scratch,
     profile: Profile,
 }
@@ -100,13 +104,13 @@ impl CpuEngine {
         if options.block_size == 0 || options.n_blocks == 0 {
             return Err(unsupported("the KV cache needs at least one block of at least one token"));
         }
-        if options.mtp && config.num_nextn_predict_layers == 0 {
+        if options.drafts > 0 && config.num_nextn_predict_layers == 0 {
             return Err(unsupported("the model has no MTP layer (num_nextn_predict_layers is 0)"));
         }
         let shape = Shape::new(config)?;
-        let n_kv_layers = shape.n_layers + usize::from(options.mtp);
+        let n_kv_layers = shape.n_layers + usize::from(options.drafts > 0);
         let isa = Isa::detect();
-        let weights = Loader { source, config, shape: &shape }.model(options.mtp)?;
+        let weights = Loader { source, config, shape: &shape }.model(options.drafts > 0)?;
         let pool = Pool::new(options.threads).map_err(|source| EngineError::Io { path: "compute threads".into(), source })?;
         let cache = Cache::new(options.kv_dtype, n_kv_layers, options.n_blocks, options.block_size, shape.kv_values(), isa);
         let info = EngineInfo {
@@ -120,7 +124,21 @@ impl CpuEngine {
         };
         let rope = Rope::new(config);
         let (comm, scratch, profile) = (Box::new(SingleRank), Scratch::default(), Profile::default());
-        Ok(Self { info, shape, weights, rope, cache, pool, isa, comm, form: options.form, scratch, profile })
+        Ok(Self {
+            info,
+            shape,
+            weights,
+            rope,
+            cache,
+            pool,
+            isa,
+            comm,
+            form: options.form,
+            drafts: options.drafts,
+            speculation: Speculation::default(),
+            scratch,
+            profile,
+        })
     }
 
     /// [`Engine::step`] that also returns, for each entry that samples, the logits that its token was chosen from
@@ -129,10 +147,12 @@ impl CpuEngine {
     /// # Errors
     /// As [`Engine::step`].
     pub fn step_with_logits(&mut self, batch: &Batch, observer: &mut dyn StepObserver) -> Result<(StepOutput, Vec<Vec<f32>>), EngineError> {
-        let rows = self.forward(batch, observer, Want::Sampled)?;
-        let output = self.sample(batch);
+        batch::check(&self.info, batch)?;
+        let rows = self.forward(batch, observer, Want::Sampled);
+        let output = self.sample(batch, &rows);
         let ld = self.weights.head.n_padded();
-        let logits = rows.iter().map(|row| row.map_or(Vec::new(), |r| self.scratch.logits[r * ld..r * ld + self.shape.vocab].to_vec()));
+        let logits =
+            rows.into_iter().map(|rows| rows.flat_map(|r| self.scratch.logits[r * ld..r * ld + self.shape.vocab].to_vec()).collect());
         Ok((output, logits.collect()))
     }
 
@@ -141,8 +161,9 @@ impl CpuEngine {
     /// # Errors
     /// As [`Engine::step`].
     pub fn step_traced(&mut self, batch: &Batch) -> Result<StepTrace, EngineError> {
+        batch::check(&self.info, batch)?;
         let mut trace = StepTrace::default();
-        self.forward(batch, &mut crate::engine::NoObserver, Want::Trace(&mut trace))?;
+        self.forward(batch, &mut crate::engine::NoObserver, Want::Trace(&mut trace));
         Ok(trace)
     }
 
@@ -169,17 +190,24 @@ impl CpuEngine {
         self.isa.name()
     }
 
-    /// Chooses tokens from the logits that the last forward pass left, one row per sampling entry in order.
-    fn sample(&mut self, batch: &Batch) -> StepOutput {
+    /// Chooses tokens from the logits that the last forward pass left; `rows` says where each entry's are. A decode
+    /// that carries drafts goes on as long as the chosen token is the draft that the next row was computed from.
+    fn sample(&mut self, batch: &Batch, rows: &[Range<usize>]) -> StepOutput {
         let since = Instant::now();
-        let ld = padded(self.shape.vocab);
-        let mut rows = self.scratch.logits.chunks_exact(ld);
-        let tokens = batch.entries.iter().map(|entry| match &entry.sampling {
-            None => Vec::new(),
-            Some(sampling) => {
-                let logits = rows.next().expect("the forward pass leaves a row of logits for each sampling entry");
-                vec![sampling::choose(&logits[..self.shape.vocab], sampling)]
+        let ld = self.weights.head.n_padded();
+        let tokens = batch.entries.iter().zip(rows).map(|(entry, rows)| {
+            let mut chosen = Vec::new();
+            let Some(sampling) = &entry.sampling else { return chosen };
+            for (i, row) in rows.clone().enumerate() {
+                let logits = &self.scratch.logits[row * ld..row * ld + self.shape.vocab];
+                let index = u32::try_from(i).expect("few drafts");
+                let token = sampling::choose(logits, sampling, sampling.output_index + index);
+                chosen.push(token);
+                if entry.tokens.get(i + 1) != Some(&token) {
+                    break;
+                }
             }
+            chosen
         });
         let output = StepOutput { tokens: tokens.collect() };
         self.profile.add(Op::Sample, since, 0);
@@ -199,8 +227,12 @@ impl Engine for CpuEngine {
     }
 
     fn step(&mut self, batch: &Batch, observer: &mut dyn StepObserver) -> Result<StepOutput, EngineError> {
-        self.forward(batch, observer, Want::Sampled)?;
-        Ok(self.sample(batch))
+        batch::check(&self.info, batch)?;
+        if self.drafts > 0 {
+            return Ok(self.step_with_drafts(batch, observer));
+        }
+        let rows = self.forward(batch, observer, Want::Sampled);
+        Ok(self.sample(batch, &rows))
     }
 
     fn kv_write(&mut self, layer: usize, blocks: &[u32], tokens: Range<usize>, bytes: &[u8]) -> Result<(), EngineError> {

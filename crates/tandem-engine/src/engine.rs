@@ -80,7 +80,8 @@ pub struct Batch {
 /// What one step yields.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StepOutput {
-    /// For each entry of the batch the chosen tokens: empty without `sampling`, one token today, up to `1 + mtp` later.
+    /// For each entry of the batch the chosen tokens: empty without `sampling`, one token, or up to `1 + mtp` for a
+    /// decode of an engine that drafts: the cache then holds all of them but the last.
     pub tokens: Vec<Vec<u32>>,
 }
 

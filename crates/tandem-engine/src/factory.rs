@@ -1,6 +1,6 @@
 //! Builds the engine that a plan asks for.
 
-use tandem_plan::{EngineKind, ParallelLayout, Plan, WorkerPlan};
+use tandem_plan::{EngineKind, ParallelLayout, Phase, Plan, WorkerPlan};
 
 use crate::checkpoint;
 use crate::cpu::{AttentionForm, CpuEngine, CpuOptions};
@@ -10,7 +10,7 @@ use crate::modeled::ModeledEngine;
 /// Builds the engine of one worker: loads or generates the weights and allocates the KV cache.
 ///
 /// # Errors
-/// [`EngineError::Unsupported`] when the plan asks for what the engine cannot do (several ranks, MTP, expert
+/// [`EngineError::Unsupported`] when the plan asks for what the engine cannot do (several ranks, expert
 /// load balancing, an engine that does not run in this process); otherwise as [`checkpoint::open`] and
 /// [`CpuEngine::new`].
 pub fn build_engine(plan: &Plan, worker: &WorkerPlan) -> Result<Box<dyn Engine>, EngineError> {
@@ -30,12 +30,6 @@ pub fn build_engine(plan: &Plan, worker: &WorkerPlan) -> Result<Box<dyn Engine>,
 fn build_cpu(plan: &Plan, worker: &WorkerPlan) -> Result<CpuEngine, EngineError> {
     check_single_rank("cpu", worker)?;
     let unsupported = |reason: String| Err(EngineError::Unsupported { engine: "cpu", reason });
-    if worker.mtp_size > 0 {
-        return unsupported(format!(
-            "{} drafts {} tokens a step; multi-token prediction is not available yet (set the MTP size to 0)",
-            worker.name, worker.mtp_size
-        ));
-    }
     if worker.eplb_slots > 0 {
         return unsupported(format!(
             "{} has {} expert slots; expert load balancing needs several ranks (set the slots to 0)",
@@ -49,9 +43,18 @@ fn build_cpu(plan: &Plan, worker: &WorkerPlan) -> Result<CpuEngine, EngineError>
         kv_dtype: worker.kv.dtype,
         threads: worker.threads.max(1) as usize,
         form: AttentionForm::Auto,
-        mtp: false,
+        drafts: drafts(plan, worker) as usize,
     };
     CpuEngine::new(&plan.model.config, source.as_ref(), options)
+}
+
+/// Tokens that the worker's decode steps draft. A prefill worker whose decode workers draft fills the KV cache of the
+/// MTP layer for them, so that both sides have the same layers; it decodes nothing itself.
+fn drafts(plan: &Plan, worker: &WorkerPlan) -> u32 {
+    match worker.phase {
+        Phase::Decode => worker.mtp_size,
+        Phase::Prefill => worker.mtp_size.max(u32::from(plan.workers_of(Phase::Decode).any(|w| w.mtp_size > 0))),
+    }
 }
 
 /// Refuses layouts of several ranks.

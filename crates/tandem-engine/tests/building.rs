@@ -101,6 +101,21 @@ fn the_built_in_model_runs_from_a_plan() {
 }
 
 #[test]
+fn both_phases_have_the_mtp_layer_when_decoding_drafts() {
+    let mut plan = nano();
+    let layers = |plan: &Plan, phase| {
+        build_engine(plan, &WorkerPlan { phase, mtp_size: plan.workers[0].mtp_size, ..worker() }).unwrap().info().n_kv_layers
+    };
+    assert_eq!(layers(&plan, Phase::Decode), 7);
+    plan.workers[0].mtp_size = 2;
+    assert_eq!(layers(&plan, Phase::Decode), 8);
+    let prefill = WorkerPlan { phase: Phase::Prefill, ..worker() };
+    assert_eq!(build_engine(&plan, &prefill).unwrap().info().n_kv_layers, 8);
+    plan.model.config.num_nextn_predict_layers = 0;
+    assert!(refusal(&plan, &plan.workers[0]).contains("no MTP layer"));
+}
+
+#[test]
 fn what_one_rank_cannot_do_is_refused_by_name() {
     let plan = nano();
     for (tp, pp, ep) in [(2, 1, 1), (1, 2, 1), (4, 1, 4)] {

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Golden, Sequence, cosine, decode, difference, options, prefill};
-use tandem_engine::cpu::{AttentionForm, DraftEntry};
+use tandem_engine::cpu::AttentionForm;
 use tandem_engine::{Batch, CpuOptions, Engine, KvRead, NoObserver, StepObserver};
 use tandem_plan::KvDtype;
 
@@ -105,12 +105,14 @@ fn mixed_batches(golden: &Golden, options: CpuOptions, chunk: usize, n_out: usiz
         let batch = Batch { entries: entries.collect() };
         let output = engine.step(&batch, &mut NoObserver).unwrap();
         for (&i, tokens) in running.iter().zip(&output.tokens) {
-            sequences[i].0.tokens.extend(tokens);
+            let sequence = &mut sequences[i].0;
+            sequence.tokens.extend(tokens);
+            sequence.cached += tokens.len().saturating_sub(1);
         }
         step += 1;
     }
     for (i, (sequence, prompt)) in sequences.iter().enumerate() {
-        assert_eq!(sequence.tokens[*prompt..], golden.prompts[i / 2].1.greedy[..n_out], "sequence {i}");
+        assert_eq!(sequence.tokens[*prompt..][..n_out], golden.prompts[i / 2].1.greedy[..n_out], "sequence {i}");
     }
 }
 
@@ -136,15 +138,16 @@ fn nano_gives_its_golden_text() {
         assert_eq!(sequence.tokens[want.prompt.len()..], want.greedy);
     }
     mixed_batches(&golden, CpuOptions { threads: 2, ..options() }, 16, 64);
+    mixed_batches(&golden, CpuOptions { drafts: 2, ..options() }, 16, 64);
 }
 
 #[test]
 fn kv_moves_to_an_engine_with_another_block_size_and_decoding_goes_on() {
-    for i in 0..TINY.len() {
+    for (i, drafts) in [(0, 0), (1, 0), (1, 2)] {
         let golden = tiny(i);
         for (name, want) in &golden.prompts {
-            let mut from = golden.engine(CpuOptions { block_size: 32, ..options() });
-            let mut to = golden.engine(CpuOptions { block_size: 12, n_blocks: 40, ..options() });
+            let mut from = golden.engine(CpuOptions { drafts, ..options() });
+            let mut to = golden.engine(CpuOptions { block_size: 12, n_blocks: 40, drafts, ..options() });
             let mut sequence = Sequence::new(&want.prompt, &from, 0, 2);
             prefill(&mut from, &mut sequence, 25);
             let mut moved = Sequence::new(&sequence.tokens, &to, 0, 1);
@@ -157,9 +160,42 @@ fn kv_moves_to_an_engine_with_another_block_size_and_decoding_goes_on() {
                     to.kv_write(layer, &moved.blocks, tokens, &bytes).unwrap();
                 }
             }
-            decode(&mut to, &mut moved, want.prompt.len(), 32);
-            assert_eq!(moved.tokens[want.prompt.len()..], want.greedy, "{name}");
+            while moved.tokens.len() < want.prompt.len() + 32 {
+                let output = to.step(&Batch { entries: vec![moved.entry(1, true)] }, &mut NoObserver).unwrap();
+                moved.tokens.extend(&output.tokens[0]);
+                moved.cached = moved.tokens.len() - 1;
+            }
+            assert_eq!(moved.tokens[want.prompt.len()..][..32], want.greedy, "{name}");
         }
+    }
+}
+
+#[test]
+fn after_a_move_drafts_are_right_as_often_as_without() {
+    let golden = Golden::open("models/nano", None);
+    for (name, want) in &golden.prompts {
+        let options = CpuOptions { drafts: 1, ..options() };
+        let (mut from, mut to) = (golden.engine(options), golden.engine(CpuOptions { block_size: 20, ..options }));
+        let mut sequence = Sequence::new(&want.prompt, &from, 0, 1);
+        let mut observer = Collect { blocks: sequence.blocks.clone(), n_tokens: want.prompt.len(), ..Collect::default() };
+        let output = from.step(&Batch { entries: vec![sequence.entry(usize::MAX / 2, false)] }, &mut observer).unwrap();
+        sequence.tokens.extend(&output.tokens[0]);
+        let mut moved = Sequence::new(&sequence.tokens, &to, 0, 1);
+        moved.cached = want.prompt.len();
+        assert_eq!(observer.layers.len(), to.info().n_kv_layers);
+        for (layer, bytes) in &observer.layers {
+            to.kv_write(*layer, &moved.blocks, 0..want.prompt.len(), bytes).unwrap();
+        }
+        let mut steps = 0;
+        while moved.tokens.len() < want.prompt.len() + want.greedy.len() {
+            let output = to.step(&Batch { entries: vec![moved.entry(1, true)] }, &mut NoObserver).unwrap();
+            moved.tokens.extend(&output.tokens[0]);
+            moved.cached = moved.tokens.len() - 1;
+            steps += 1;
+        }
+        assert_eq!(moved.tokens[want.prompt.len()..][..want.greedy.len()], want.greedy, "{name}");
+        let unmoved = run_drafting(&golden, want, 1, 1000).1;
+        assert!(steps <= unmoved + 1, "{name}: {steps} steps, {unmoved} without the move");
     }
 }
 
@@ -231,34 +267,47 @@ fn small_cache_formats_cost_little_accuracy() {
     }
 }
 
+/// Text and steps of a greedy run that drafts `drafts` tokens a step, with the prompt in chunks.
+fn run_drafting(golden: &Golden, want: &common::GoldenPrompt, drafts: usize, chunk: usize) -> (Vec<u32>, usize) {
+    let mut engine = golden.engine(CpuOptions { drafts, block_size: 16, n_blocks: 128, ..options() });
+    assert_eq!(engine.info().n_kv_layers, golden.config.num_hidden_layers as usize + 1);
+    let mut sequence = Sequence::new(&want.prompt, &engine, 0, 1);
+    let (n, mut steps) = (want.prompt.len(), 0);
+    while sequence.tokens.len() < n + want.greedy.len() {
+        let decode = sequence.cached >= n;
+        let entry = sequence.entry(if decode { 1 } else { chunk }, decode);
+        let output = engine.step(&Batch { entries: vec![entry] }, &mut NoObserver).unwrap();
+        let tokens = &output.tokens[0];
+        assert!(tokens.len() <= 1 + drafts);
+        sequence.tokens.extend(tokens);
+        if decode {
+            steps += 1;
+            sequence.cached += tokens.len() - 1;
+        }
+    }
+    sequence.tokens.truncate(n + want.greedy.len());
+    (sequence.tokens.split_off(n), steps)
+}
+
 #[test]
-fn the_mtp_layer_drafts_the_golden_tokens() {
+fn drafting_changes_no_token_and_saves_exactly_the_steps_that_the_golden_drafts_save() {
     for (dir, key) in [(TINY[0], Some("f32")), (TINY[1], Some("f32")), ("models/nano", None)] {
         let golden = Golden::open(dir, key);
         for (name, want) in &golden.prompts {
-            let mut engine = golden.engine(CpuOptions { mtp: true, ..options() });
-            let text: Vec<u32> = want.prompt.iter().chain(&want.greedy).copied().collect();
-            let mut sequence = Sequence::new(&text, &engine, 0, 1);
-            let trace = engine.step_traced(&Batch { entries: vec![sequence.entry(text.len(), false)] }).unwrap();
-            let hidden = golden.config.hidden_size as usize;
-            // The prompt in two pieces, then one position at a time, as decoding would.
-            let n = want.prompt.len() - 1;
-            let pieces = [0..n / 2, n / 2..n].into_iter().chain((n..text.len() - 1).map(|t| t..t + 1));
-            let mut drafts = Vec::new();
-            for positions in pieces {
-                let entry = DraftEntry {
-                    hidden: &trace.final_norm[positions.start * hidden..positions.end * hidden],
-                    next: &text[positions.start + 1..positions.end + 1],
-                    start: u32::try_from(positions.start).unwrap(),
-                    blocks: &sequence.blocks,
-                };
-                let tokens = engine.draft(&entry).unwrap();
-                if positions.start >= n {
-                    drafts.extend(tokens);
-                }
+            // Golden draft i is for greedy token i + 1: replay which drafts are right.
+            let (mut at, mut expected) = (1, 0);
+            while at < want.greedy.len() {
+                expected += 1;
+                at += if want.greedy[at] == want.mtp_draft[at - 1] { 2 } else { 1 };
             }
-            assert!(want.mtp_draft.len() >= 32);
-            assert_eq!(drafts[..want.mtp_draft.len()], want.mtp_draft, "{dir} {name}");
+            for chunk in [9, 1000] {
+                let (text, steps) = run_drafting(&golden, want, 1, chunk);
+                assert_eq!(text, want.greedy, "{dir} {name} chunk {chunk}");
+                assert_eq!(steps, expected, "{dir} {name} chunk {chunk}");
+            }
+            let (text, steps) = run_drafting(&golden, want, 3, 1000);
+            assert_eq!(text, want.greedy, "{dir} {name}, three drafts");
+            assert!(steps <= expected, "{dir} {name}: three drafts take {steps} steps, one takes {expected}");
         }
     }
 }

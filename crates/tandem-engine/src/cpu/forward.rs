@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::attention::{self, AttentionScratch, Span};
-use super::batch;
 use super::cache::Cache;
 use super::moe::{self, Compute, MlpScratch};
 use super::packed::padded;
@@ -18,7 +17,7 @@ use super::rows::{for_rows, sized};
 use super::shape::{LORA_EPS, Shape};
 use super::weights::{Attention, Mlp};
 use super::{CpuEngine, gemm};
-use crate::engine::{Batch, EngineError, StepObserver};
+use crate::engine::{Batch, StepObserver};
 
 /// Buffers that steps reuse.
 #[derive(Debug, Default)]
@@ -52,9 +51,9 @@ pub struct StepTrace {
     pub final_norm: Vec<f32>,
 }
 
-/// Which rows go all the way.
+/// What a forward pass is for.
 pub(super) enum Want<'a> {
-    /// The last row of each entry that samples.
+    /// The rows that sample.
     Sampled,
     /// Every row, with intermediate results.
     Trace(&'a mut StepTrace),
@@ -89,22 +88,47 @@ impl<'a> Live<'a> {
         }
         Self { rows, spans }
     }
+
+    /// The rows that sample, and where each entry's are among them: all of a decode, the last of a prompt.
+    fn rows_to_sample(&self, sampling: impl Iterator<Item = bool>) -> (Vec<usize>, Vec<Range<usize>>) {
+        let mut rows = Vec::new();
+        let ranges = self.spans.iter().zip(sampling).map(|(span, samples)| {
+            let first = rows.len();
+            match (samples, span.decode) {
+                (false, _) => {}
+                (true, true) => rows.extend(span.rows.clone()),
+                (true, false) => rows.push(span.rows.end - 1),
+            }
+            first..rows.len()
+        });
+        let ranges = ranges.collect();
+        (rows, ranges)
+    }
+}
+
+/// [`Live::rows_to_sample`] when only sampling rows are left, one for each sampling entry.
+fn pruned_rows(sampling: impl Iterator<Item = bool>) -> (Vec<usize>, Vec<Range<usize>>) {
+    let mut n = 0;
+    let ranges = sampling.map(|samples| {
+        let first = n;
+        n += usize::from(samples);
+        first..n
+    });
+    let ranges = ranges.collect();
+    ((0..n).collect(), ranges)
 }
 
 impl CpuEngine {
-    /// Computes the step up to the logits (left in `scratch.logits`); returns each entry's row there.
-    pub(super) fn forward(
-        &mut self,
-        batch: &Batch,
-        observer: &mut dyn StepObserver,
-        mut want: Want<'_>,
-    ) -> Result<Vec<Option<usize>>, EngineError> {
-        batch::check(&self.info, batch)?;
+    /// Computes a checked batch up to the logits (left in `scratch.logits`, one row for each row that samples: all
+    /// rows of a decode, the last of a prompt); returns where each entry's rows are there. The states after the
+    /// final norm are left in `scratch.normed`: of all rows when the engine drafts or traces.
+    pub(super) fn forward(&mut self, batch: &Batch, observer: &mut dyn StepObserver, mut want: Want<'_>) -> Vec<Range<usize>> {
         let mut live = Live::all(batch);
         self.embed(batch);
+        let all_rows = matches!(want, Want::Trace(_)) || self.drafts > 0;
         for index in 0..self.shape.n_layers {
             let last = index + 1 == self.shape.n_layers;
-            let keep = (last && matches!(want, Want::Sampled)).then(|| live.sampled(batch));
+            let keep = (last && !all_rows).then(|| live.sampled(batch));
             self.project(index, &live);
             let since = Instant::now();
             observer.layer_done(index, &self.cache);
@@ -122,14 +146,19 @@ impl CpuEngine {
                 self.trace_layer(index, live.rows.len(), trace);
             }
         }
-        self.head(live.rows.len(), false);
+        let m = live.rows.len();
+        self.final_norm(m, false);
         if let Want::Trace(trace) = &mut want {
+            self.logits(&(0..m).collect::<Vec<_>>());
             let (hidden, ld) = (self.shape.hidden, self.weights.head.n_padded());
-            trace.logits = self.scratch.logits[..live.rows.len() * ld].chunks(ld).map(|row| row[..self.shape.vocab].to_vec()).collect();
-            trace.final_norm = unpad(&self.scratch.normed, padded(hidden), hidden, live.rows.len());
+            trace.logits = self.scratch.logits[..m * ld].chunks(ld).map(|row| row[..self.shape.vocab].to_vec()).collect();
+            trace.final_norm = unpad(&self.scratch.normed, padded(hidden), hidden, m);
+            return Vec::new();
         }
-        let mut next = 0..;
-        Ok(batch.entries.iter().map(|entry| entry.sampling.as_ref().and_then(|_| next.next())).collect())
+        let sampling = batch.entries.iter().map(|entry| entry.sampling.is_some());
+        let (rows, ranges) = if all_rows { live.rows_to_sample(sampling) } else { pruned_rows(sampling) };
+        self.logits(&rows);
+        ranges
     }
 
     /// Residual stream and rotation angles of all rows.
@@ -244,18 +273,28 @@ impl CpuEngine {
         self.profile.add(Op::Norm, since, 0);
     }
 
-    /// Final norm (the main model's or the MTP layer's) and logits of the rows that are left.
-    pub(super) fn head(&mut self, m: usize, of_mtp: bool) {
-        let (shape, head) = (&self.shape, &self.weights.head);
+    /// Final norm (the main model's or the MTP layer's) of `m` rows, into `scratch.normed`.
+    pub(super) fn final_norm(&mut self, m: usize, of_mtp: bool) {
         let norm = self.weights.mtp.as_ref().filter(|_| of_mtp).map_or(&self.weights.norm, |mtp| &mtp.head_norm);
         let compute = Compute { pool: &self.pool, isa: self.isa };
-        let Scratch { x, normed, logits, .. } = &mut self.scratch;
         let since = Instant::now();
-        let (ld, ld_out) = (padded(shape.hidden), head.n_padded());
-        let normed = sized(normed, m * ld);
-        norm_rows(compute, x, norm, shape.eps, normed, shape.hidden, m);
+        let normed = sized(&mut self.scratch.normed, m * padded(self.shape.hidden));
+        norm_rows(compute, &self.scratch.x, norm, self.shape.eps, normed, self.shape.hidden, m);
+        self.profile.add(Op::Norm, since, 0);
+    }
+
+    /// Logits of `rows` of `scratch.normed`, in that order.
+    pub(super) fn logits(&mut self, rows: &[usize]) {
+        let (head, m) = (&self.weights.head, rows.len());
+        let (ld, ld_out) = (padded(self.shape.hidden), head.n_padded());
+        let Scratch { normed, partial, logits, .. } = &mut self.scratch;
+        let since = Instant::now();
+        let gathered = sized(partial, m * ld);
+        for (to, &from) in gathered.chunks_exact_mut(ld).zip(rows) {
+            to.copy_from_slice(&normed[from * ld..(from + 1) * ld]);
+        }
         let logits = sized(logits, m * ld_out);
-        let flops = gemm::run_jobs(compute.pool, compute.isa, &[gemm::Job::new(head, normed, ld, m, logits, ld_out)]);
+        let flops = gemm::run_jobs(&self.pool, self.isa, &[gemm::Job::new(head, gathered, ld, m, logits, ld_out)]);
         self.profile.add(Op::Head, since, flops);
     }
 

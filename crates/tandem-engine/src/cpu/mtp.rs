@@ -5,12 +5,12 @@
 //! cache of its own (one layer more in the engine's cache), `shared_head.norm`, and the main
 //! output projection, whose logits are for `t + 2`.
 //!
-//! Not here: verifying drafts. [`Engine::step`](crate::Engine::step) does not draft yet.
+//! Not here: when it runs and how drafts are verified (`speculate`).
 
+use std::ops::Range;
 use std::time::Instant;
 
 use super::attention::Span;
-use super::batch;
 use super::forward::Live;
 use super::gemm::{Job, run_jobs};
 use super::packed::{Packed, padded};
@@ -19,7 +19,7 @@ use super::rows::sized;
 use super::sampling::argmax;
 use super::weights::Loader;
 use super::{CpuEngine, Scratch};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, StepObserver};
 
 /// What the layer has beside its decoder block.
 pub(super) struct Mtp {
@@ -45,75 +45,64 @@ impl Mtp {
     }
 }
 
-/// Consecutive positions of one sequence for the MTP layer.
-#[derive(Debug, Clone, Copy)]
-pub struct DraftEntry<'a> {
-    /// The main model's state after its final norm at each position, `[positions][hidden]`.
-    pub hidden: &'a [f32],
-    /// The token after each position.
-    pub next: &'a [u32],
-    /// The first position; the layer's cache holds those before it.
-    pub start: u32,
-    /// Block table of the sequence (the main model's: the layer's cache is paged alike).
-    pub blocks: &'a [u32],
+/// Rows of one sequence for the MTP layer, at consecutive positions.
+#[derive(Debug, Clone)]
+pub(super) struct DraftSpan<'a> {
+    /// Rows of the inputs.
+    pub(super) rows: Range<usize>,
+    /// Position of the first.
+    pub(super) first: usize,
+    /// Block table of the sequence: the layer's cache is paged as the main model's.
+    pub(super) blocks: &'a [u32],
 }
 
 impl CpuEngine {
-    /// Runs the MTP layer over `entry`, writing its KV cache; returns the most likely token after `next` for each
-    /// position.
-    ///
-    /// # Errors
-    /// [`EngineError::Unsupported`] without an MTP layer ([`CpuOptions::mtp`](super::CpuOptions::mtp));
-    /// [`EngineError::Batch`] when lengths, tokens or blocks do not fit.
-    pub fn draft(&mut self, entry: &DraftEntry<'_>) -> Result<Vec<u32>, EngineError> {
-        self.check_draft(entry)?;
-        let m = entry.next.len();
-        let span = Span { rows: 0..m, first: entry.start as usize, blocks: entry.blocks, decode: m == 1 };
-        let live = Live { rows: (0..m).collect(), spans: vec![span] };
-        self.draft_input(entry);
+    /// Runs the MTP layer: row `i` holds the main model's state after its final norm (`hidden`, rows of the padded
+    /// width) and the token after it. Writes the layer's KV cache and leaves its own normed states in
+    /// `scratch.normed`; `observer` is told once the cache is written.
+    pub(super) fn run_mtp(&mut self, hidden: &[f32], next: &[u32], spans: &[DraftSpan<'_>], observer: &mut dyn StepObserver) {
         let index = self.shape.n_layers;
+        let m = next.len();
+        let mut live = Live { rows: (0..m).collect(), spans: Vec::new() };
+        for s in spans {
+            live.spans.push(Span { rows: s.rows.clone(), first: s.first, blocks: s.blocks, decode: s.rows.len() == 1 });
+        }
+        self.draft_input(hidden, next, spans);
         self.project(index, &live);
+        observer.layer_done(index, &self.cache);
         self.attend(index, &live);
         self.feed_forward(index, m);
-        self.head(m, true);
-        let rows = self.scratch.logits.chunks_exact(self.weights.head.n_padded()).take(m);
-        Ok(rows.map(|row| u32::try_from(argmax(&row[..self.shape.vocab])).expect("a vocabulary has fewer than 2^32 tokens")).collect())
+        self.final_norm(m, true);
     }
 
-    fn check_draft(&self, entry: &DraftEntry<'_>) -> Result<(), EngineError> {
-        if self.weights.mtp.is_none() {
-            return Err(EngineError::Unsupported { engine: "cpu", reason: "the engine was built without an MTP layer".into() });
-        }
-        let invalid = |reason: String| Err(EngineError::Batch(format!("draft: {reason}")));
-        if entry.next.is_empty() || entry.hidden.len() != entry.next.len() * self.shape.hidden {
-            return invalid(format!("{} state values for {} tokens of {}", entry.hidden.len(), entry.next.len(), self.shape.hidden));
-        }
-        if let Some(token) = entry.next.iter().find(|t| **t as usize >= self.shape.vocab) {
-            return invalid(format!("token {token} is outside the vocabulary of {}", self.shape.vocab));
-        }
-        batch::check_blocks(&self.info, entry.blocks, entry.start as usize + entry.next.len())
+    /// Most likely token after `next` for each of `rows` of the last [`CpuEngine::run_mtp`].
+    pub(super) fn drafted(&mut self, rows: &[usize]) -> Vec<u32> {
+        self.logits(rows);
+        let logits = self.scratch.logits.chunks_exact(self.weights.head.n_padded()).take(rows.len());
+        logits.map(|row| u32::try_from(argmax(&row[..self.shape.vocab])).expect("a vocabulary has fewer than 2^32 tokens")).collect()
     }
 
     /// The layer's input as the residual stream, and its rotation angles.
-    fn draft_input(&mut self, entry: &DraftEntry<'_>) {
+    fn draft_input(&mut self, hidden: &[f32], next: &[u32], spans: &[DraftSpan<'_>]) {
         let since = Instant::now();
-        let mtp = self.weights.mtp.as_ref().expect("checked by the caller");
-        let (hidden, m) = (self.shape.hidden, entry.next.len());
+        let mtp = self.weights.mtp.as_ref().expect("an engine that drafts has loaded the layer");
+        let (width, m, ld) = (self.shape.hidden, next.len(), padded(self.shape.hidden));
         let Scratch { x, normed, cos, sin, .. } = &mut self.scratch;
         cos.clear();
         sin.clear();
-        let mut embedding = vec![0.0; hidden];
-        let both = sized(normed, m * 2 * hidden);
-        for (i, row) in both.chunks_exact_mut(2 * hidden).enumerate() {
-            let (left, right) = row.split_at_mut(hidden);
-            self.weights.embed(entry.next[i], &mut embedding);
-            self.isa.rms_norm(&embedding, &mtp.embed_norm, self.shape.eps, left);
-            self.isa.rms_norm(&entry.hidden[i * hidden..(i + 1) * hidden], &mtp.hidden_norm, self.shape.eps, right);
-            self.rope.angles(entry.start as usize + i, cos, sin);
+        for position in spans.iter().flat_map(|s| s.first..s.first + s.rows.len()) {
+            self.rope.angles(position, cos, sin);
         }
-        let ld = padded(hidden);
+        let mut embedding = vec![0.0; width];
+        let both = sized(normed, m * 2 * width);
+        for (i, row) in both.chunks_exact_mut(2 * width).enumerate() {
+            let (left, right) = row.split_at_mut(width);
+            self.weights.embed(next[i], &mut embedding);
+            self.isa.rms_norm(&embedding, &mtp.embed_norm, self.shape.eps, left);
+            self.isa.rms_norm(&hidden[i * ld..i * ld + width], &mtp.hidden_norm, self.shape.eps, right);
+        }
         let x = sized(x, m * ld);
-        let flops = run_jobs(&self.pool, self.isa, &[Job::new(&mtp.projection, both, 2 * hidden, m, x, ld)]);
+        let flops = run_jobs(&self.pool, self.isa, &[Job::new(&mtp.projection, both, 2 * width, m, x, ld)]);
         self.profile.add(Op::Embed, since, flops);
     }
 }

@@ -3,20 +3,22 @@
 //! The random choice depends on the request's seed and the token's index in the output alone,
 //! never on the batch or the worker. Order: banned tokens, temperature, `top_k`, `top_p`.
 
+use std::borrow::Cow;
+
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::engine::Sampling;
 
-/// Chooses a token; greedy ties go to the lowest id. At least one token must be allowed.
-pub(crate) fn choose(logits: &[f32], sampling: &Sampling) -> u32 {
-    let mut logits = logits.to_vec();
+/// Chooses token `output_index` of the output; greedy ties go to the lowest id. At least one token must be allowed.
+pub(crate) fn choose(logits: &[f32], sampling: &Sampling, output_index: u32) -> u32 {
+    let mut allowed = Cow::Borrowed(logits);
     for &token in &sampling.banned {
-        if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = f32::NEG_INFINITY;
+        if (token as usize) < logits.len() {
+            allowed.to_mut()[token as usize] = f32::NEG_INFINITY;
         }
     }
-    let index = if sampling.temperature == 0.0 { argmax(&logits) } else { draw(&logits, sampling) };
+    let index = if sampling.temperature == 0.0 { argmax(&allowed) } else { draw(&allowed, sampling, output_index) };
     u32::try_from(index).expect("a vocabulary has fewer than 2^32 tokens")
 }
 
@@ -31,7 +33,7 @@ pub(crate) fn argmax(values: &[f32]) -> usize {
     best
 }
 
-fn draw(logits: &[f32], sampling: &Sampling) -> usize {
+fn draw(logits: &[f32], sampling: &Sampling, output_index: u32) -> usize {
     let mut candidates: Vec<usize> = (0..logits.len()).filter(|&i| logits[i] > f32::NEG_INFINITY).collect();
     if candidates.is_empty() {
         return argmax(logits);
@@ -60,7 +62,7 @@ fn draw(logits: &[f32], sampling: &Sampling) -> usize {
             .map_or(kept, |i| i + 1);
         total = weights[..kept].iter().sum();
     }
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(sampling.seed ^ u64::from(sampling.output_index).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(sampling.seed ^ u64::from(output_index).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let mut left = rng.random::<f64>() * total;
     for (&candidate, weight) in candidates.iter().zip(&weights[..kept]) {
         left -= weight;
@@ -73,7 +75,11 @@ fn draw(logits: &[f32], sampling: &Sampling) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::Sampling;
+
+    fn choose(logits: &[f32], sampling: &Sampling) -> u32 {
+        super::choose(logits, sampling, sampling.output_index)
+    }
 
     fn sampling(temperature: f32, top_k: u32, top_p: f32) -> Sampling {
         Sampling { temperature, top_k, top_p, ..Sampling::GREEDY }

@@ -68,7 +68,7 @@ fn read_f32(bytes: &[u8]) -> HashMap<String, Vec<f32>> {
 
 /// One thread, F32 cache, blocks of 32 tokens, 64 of them.
 pub(crate) fn options() -> CpuOptions {
-    CpuOptions { block_size: 32, n_blocks: 64, kv_dtype: KvDtype::F32, threads: 1, form: AttentionForm::Auto, mtp: false }
+    CpuOptions { block_size: 32, n_blocks: 64, kv_dtype: KvDtype::F32, threads: 1, form: AttentionForm::Auto, drafts: 0 }
 }
 
 /// A sequence with its block table.
