@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tandem_plan::{EngineKind, Phase, Plan};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::LaunchError;
 use crate::events::EventLog;
@@ -14,6 +14,12 @@ use crate::process::{Exited, ProcessSpec, Processes};
 
 /// Pause between two looks at `/health`.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The frontend's process name; workers have their names from the Plan.
+const FRONTEND: &str = "frontend";
+
+/// After a worker's end, that of the frontend is waited for this long: it would explain the worker's.
+const BLAME_WINDOW: Duration = Duration::from_millis(300);
 
 /// What the launcher needs besides the Plan.
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub struct LaunchOptions {
 #[derive(Debug)]
 pub struct Deployment {
     processes: Processes,
+    /// Seen to end and not yet reported, in the order in which they were seen.
+    exits: Vec<Exited>,
     events: EventLog,
     options: LaunchOptions,
     url: String,
@@ -73,7 +81,7 @@ impl Deployment {
         for (name, pid) in processes.pids() {
             events.emit("process_started", json!({"name": name, "pid": pid}));
         }
-        Ok(Deployment { processes, events, options, url })
+        Ok(Deployment { processes, exits: Vec::new(), events, options, url })
     }
 
     /// Waits for the exact worker counts, then sends a canary through every prefill-decode pair.
@@ -86,7 +94,7 @@ impl Deployment {
         tokio::select! {
             // A death explains a failed probe better than the probe does.
             biased;
-            exited = self.processes.next_exit() => Err(LaunchError::Died(exited)),
+            exited = self.died() => Err(LaunchError::Died(exited)),
             checked = check => checked,
         }?;
         self.events.emit("ready", json!({"url": self.url}));
@@ -105,11 +113,33 @@ impl Deployment {
         self.processes.pids()
     }
 
-    /// Pends until a process ends. Safe to cancel.
+    /// Pends until a process has ended, and returns the one that is to blame. Safe to cancel: nothing seen is forgotten.
+    ///
+    /// Workers end when their frontend goes, never the other way round, and may be seen to end before it.
     pub async fn died(&mut self) -> Exited {
+        if self.exits.is_empty() {
+            self.next_exit().await;
+        }
+        let _ = timeout(BLAME_WINDOW, async {
+            while !self.exits.iter().any(|exited| exited.name == FRONTEND) {
+                self.next_exit().await;
+            }
+        })
+        .await;
+        let frontend = self.exits.iter().position(|exited| exited.name == FRONTEND);
+        self.exits.remove(frontend.unwrap_or(0))
+    }
+
+    /// A process that has just ended, if there is one: asked when requests fail, which a death shows before it is seen itself.
+    pub async fn died_just_now(&mut self) -> Option<Exited> {
+        timeout(BLAME_WINDOW, self.died()).await.ok()
+    }
+
+    async fn next_exit(&mut self) {
         let exited = self.processes.next_exit().await;
-        self.events.emit("process_died", json!({"name": exited.name, "code": exited.code, "signal": exited.signal, "tail": exited.tail}));
-        exited
+        let fields = json!({"name": exited.name, "code": exited.code, "signal": exited.signal, "tail": exited.tail});
+        self.events.emit("process_died", fields);
+        self.exits.push(exited);
     }
 
     /// Ends every process and waits until all are gone.
@@ -159,7 +189,7 @@ pub fn worker_log(run_dir: &Path, phase: Phase, index: u32) -> PathBuf {
 
 fn frontend_spec(options: &LaunchOptions) -> ProcessSpec {
     ProcessSpec {
-        name: "frontend".into(),
+        name: FRONTEND.into(),
         program: options.program.clone(),
         args: vec!["serve".into(), "--plan".into(), plan_path(options), "--announce".into(), "--stop-with-stdin".into()],
         log: options.run_dir.join("logs/output_server.log"),

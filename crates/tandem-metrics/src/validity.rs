@@ -66,7 +66,17 @@ impl Validity {
     /// Judges the records of one load point.
     #[must_use]
     pub fn of(sample: &Sample<'_>) -> Validity {
-        let checks = [no_result, incomplete, failed_requests, failed_warmup, no_token_counts, output_length, input_length, low_concurrency];
+        let checks = [
+            no_result,
+            incomplete,
+            failed_requests,
+            failed_warmup,
+            no_token_counts,
+            output_length,
+            input_length,
+            too_few_requests,
+            low_concurrency,
+        ];
         Validity::new(checks.into_iter().filter_map(|check| check(sample)).collect())
     }
 
@@ -164,6 +174,15 @@ fn length_reason(code: &'static str, what: &str, mild: Verdict, asked: u32, leng
     reason(if far { Verdict::Invalid } else { mild }, code, message)
 }
 
+/// With fewer requests than slots the asked concurrency is never there, and no mean over time would show it.
+fn too_few_requests(sample: &Sample<'_>) -> Option<Reason> {
+    let (asked, nominal) = (sample.load.n_requests, u64::from(sample.load.concurrency?));
+    if asked >= nominal {
+        return None;
+    }
+    reason(Verdict::Suspect, "too_few_requests", format!("{asked} requests can never be {nominal} in flight"))
+}
+
 fn low_concurrency(sample: &Sample<'_>) -> Option<Reason> {
     let nominal = sample.load.concurrency?;
     let steady = steady_concurrency::of(sample)?;
@@ -238,6 +257,13 @@ mod tests {
         assert_eq!(check(&records, 20), (Verdict::Valid, vec!["isl_mismatch"]));
         records.iter_mut().for_each(|record| record.isl.server = Some(104));
         assert_eq!(check(&records, 20), (Verdict::Suspect, vec!["isl_mismatch"]));
+    }
+
+    #[test]
+    fn fewer_requests_than_slots_are_suspect() {
+        let load = Load { streaming: true, concurrency: Some(3), n_requests: 2, isl: None, osl: None, n_gpus: 1, slos: Vec::new() };
+        let validity = Validity::of(&Sample::new(&back_to_back(2, 0), &load));
+        assert!(validity.reasons.iter().any(|reason| reason.code == "too_few_requests"), "{validity:?}");
     }
 
     #[test]

@@ -101,6 +101,9 @@ pub(crate) struct RunArgs {
     /// Seconds that in-flight requests get after the first ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
+    /// Exit with code 8 unless the verdict on the figures is `valid`
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Deploy and serve until ctrl-C, without load
     #[arg(long)]
     pub(crate) serve_only: bool,
@@ -170,6 +173,9 @@ pub(crate) struct LoadArgs {
     /// GPUs behind the endpoint, for the throughput per GPU
     #[arg(long, default_value_t = 1)]
     pub(crate) gpus: u32,
+    /// Exit with code 8 unless the verdict on the figures is `valid`
+    #[arg(long)]
+    pub(crate) strict: bool,
     /// Directory for the results
     #[arg(long, value_name = "DIR", default_value = "artifacts")]
     pub(crate) out: PathBuf,

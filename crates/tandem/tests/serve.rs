@@ -42,8 +42,8 @@ fn the_trained_model_says_over_two_processes_what_the_reference_says() {
 
 /// Starts a streaming request and returns its lines.
 fn stream(url: &str, body: &Value) -> BufReader<TcpStream> {
-    let mut socket = TcpStream::connect(url.trim_start_matches("http://")).unwrap();
-    socket.set_read_timeout(Some(common::DEADLINE)).unwrap();
+    let mut socket = TcpStream::connect(url.trim_start_matches("http://")).expect("a connection");
+    socket.set_read_timeout(Some(common::DEADLINE)).expect("a timeout");
     let mut body = body.clone();
     body["stream"] = true.into();
     let body = body.to_string();
@@ -51,8 +51,8 @@ fn stream(url: &str, body: &Value) -> BufReader<TcpStream> {
         "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
-    socket.write_all(head.as_bytes()).unwrap();
-    socket.write_all(body.as_bytes()).unwrap();
+    socket.write_all(head.as_bytes()).expect("sent");
+    socket.write_all(body.as_bytes()).expect("sent");
     BufReader::new(socket)
 }
 
@@ -61,7 +61,7 @@ fn first_text(lines: &mut BufReader<TcpStream>) -> String {
     let mut seen = String::new();
     loop {
         let mut line = String::new();
-        assert!(lines.read_line(&mut line).unwrap() > 0, "the stream ended: {seen}");
+        assert!(lines.read_line(&mut line).expect("a line") > 0, "the stream ended: {seen}");
         seen.push_str(&line);
         let event = line.strip_prefix("data: ").and_then(|data| serde_json::from_str::<Value>(data.trim()).ok());
         if event.is_some_and(|e| e["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty())) {
@@ -117,7 +117,7 @@ fn a_prefill_worker_that_dies_is_replaced_by_another() {
     std::thread::spawn(move || sender.send(post(&asking, "/v1/chat/completions", &chat("a prompt that takes a while", 4))));
     // The worker that computes is the one to kill.
     let busy = wait_for("a prefill worker to be busy", || {
-        let running = metric(&url, "tandem_worker_requests_running");
+        let running = metric(&url, "tandem_requests_running");
         running.into_iter().find(|(key, n)| *n > 0.0 && key.contains("prefill")).map(|(key, _)| key)
     });
     let victim = pids.iter().find(|(name, _)| busy.contains(name.as_str())).expect("its process");

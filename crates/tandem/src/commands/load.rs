@@ -91,5 +91,5 @@ async fn drive(args: &LoadArgs, folder: &RunFolder) -> Result<(), Failure> {
         reasons,
     };
     let ended_early = interrupted.then(|| Failure::message(Exit::Interrupted, "interrupted"));
-    conclude(folder, points, &context, ended_early)
+    conclude(folder, points, &context, ended_early, args.strict)
 }

@@ -12,12 +12,13 @@ use crate::exit::{Exit, Failure};
 
 /// Writes every artifact of `points`, then says whether they can be trusted, then shows them.
 ///
-/// Returns `ended_early` if there is one, else a failure when a point is invalid.
+/// Returns `ended_early` if there is one, else a failure when a point is invalid, or (if `strict`) anything but valid.
 pub(crate) fn conclude(
     folder: &RunFolder,
     points: Vec<PointArtifacts>,
     context: &RunContext,
     ended_early: Option<Failure>,
+    strict: bool,
 ) -> Result<(), Failure> {
     let validity = run_validity(&points, context);
     let failed = points.iter().any(|point| point.summary.validity.verdict() == Verdict::Invalid);
@@ -39,6 +40,9 @@ pub(crate) fn conclude(
         Some(failure) => Err(failure),
         None if failed => Err(Failure::message(Exit::Incomplete, "the load is incomplete or too many requests failed")
             .with_hint("each request is a line of profile_export.jsonl, with its outcome")),
+        None if strict && validity.verdict() != Verdict::Valid => {
+            Err(Failure::message(Exit::CheckFailed, format!("the verdict is {}, --strict wants valid", validity.verdict())))
+        }
         None => Ok(()),
     }
 }

@@ -199,7 +199,13 @@ impl<'a> Run<'a> {
                     }
                 }
             };
-            match result.or_exit(Exit::Bug).and_then(|measured| measured) {
+            let measured = result.or_exit(Exit::Bug).and_then(|measured| measured);
+            let all_well = measured.as_ref().is_ok_and(|m| m.artifacts.summary.outcomes.keys().all(|outcome| *outcome == "ok"));
+            if ended.is_none() && !all_well {
+                // The requests of a process that died fail before its end is seen.
+                ended = deployment.died_just_now().await.map(Ended::Died);
+            }
+            match measured {
                 Ok(measured) => {
                     self.events.emit("point_ended", measured.event);
                     self.client_reasons.extend(measured.reasons);
@@ -228,7 +234,7 @@ impl<'a> Run<'a> {
         if self.args.serve_only {
             return failure.map_or(Ok(()), Err);
         }
-        conclude(&self.folder, self.points, &context, failure)
+        conclude(&self.folder, self.points, &context, failure, self.args.strict)
     }
 
     fn cut_logs(&self) -> Result<(), Failure> {

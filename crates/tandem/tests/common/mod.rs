@@ -11,10 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Everything here is far faster than this; a test that reaches it has hung.
-pub const DEADLINE: Duration = Duration::from_secs(90);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The binary under test, without the caller's knobs in its environment.
-pub fn tandem() -> Command {
+pub(crate) fn tandem() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tandem"));
     command.env_clear();
     for keep in ["PATH", "HOME", "TMPDIR"] {
@@ -26,20 +26,20 @@ pub fn tandem() -> Command {
 }
 
 /// Runs `tandem` to its end.
-pub fn output(args: &[&str]) -> Output {
+pub(crate) fn output(args: &[&str]) -> Output {
     tandem().args(args).output().expect("tandem starts")
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Waits until `condition` yields something, or fails the test.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
@@ -51,17 +51,17 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
 }
 
 /// A `tandem` that runs in the background; killed when dropped.
-pub struct Background {
-    pub child: Child,
+pub(crate) struct Background {
+    pub(crate) child: Child,
     /// Lines of standard error so far are in this file.
-    pub stderr_path: PathBuf,
-    pub out: PathBuf,
+    pub(crate) stderr_path: PathBuf,
+    pub(crate) out: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Background {
     /// `tandem run ARGS --out <fresh folder>`.
-    pub fn run(args: &[&str]) -> Self {
+    pub(crate) fn run(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (out, stderr_path) = (dir.path().join("run"), dir.path().join("stderr"));
         let log = fs::File::create(&stderr_path).expect("a log");
@@ -71,7 +71,7 @@ impl Background {
     }
 
     /// `tandem run --serve-only ARGS`; returns it with its URL once it serves.
-    pub fn serve(args: &[&str]) -> (Self, String) {
+    pub(crate) fn serve(args: &[&str]) -> (Self, String) {
         let mut all = vec!["--serve-only", "--port", "0"];
         all.extend_from_slice(args);
         let mut run = Self::run(&all);
@@ -82,12 +82,12 @@ impl Background {
         (run, announced["url"].as_str().expect("a url").to_owned())
     }
 
-    pub fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         fs::read_to_string(&self.stderr_path).unwrap_or_default()
     }
 
     /// Name and pid of each process of the deployment, once all have started.
-    pub fn pids(&self, n_processes: usize) -> Vec<(String, i32)> {
+    pub(crate) fn pids(&self, n_processes: usize) -> Vec<(String, i32)> {
         wait_for("the processes to start", || {
             let started: Vec<_> = events(&self.out).into_iter().filter(|e| e["event"] == "process_started").collect();
             (started.len() >= n_processes).then(|| {
@@ -97,17 +97,17 @@ impl Background {
         })
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(i32::try_from(self.child.id()).expect("a pid"), signal);
     }
 
     /// Waits for the end; the exit code.
-    pub fn wait(&mut self) -> Option<i32> {
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         let status = wait_for("tandem to end", || self.child.try_wait().expect("a child"));
         status.code()
     }
 
-    pub fn stdout_rest(&mut self) -> String {
+    pub(crate) fn stdout_rest(&mut self) -> String {
         let mut text = String::new();
         if let Some(out) = self.child.stdout.as_mut() {
             let _ = out.read_to_string(&mut text);
@@ -123,30 +123,30 @@ impl Drop for Background {
     }
 }
 
-pub fn kill(pid: i32, signal: Signal) {
+pub(crate) fn kill(pid: i32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid).expect("a pid"), signal);
 }
 
 /// Whether a process computes or waits (a zombie does not).
-pub fn is_running(pid: i32) -> bool {
+pub(crate) fn is_running(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-pub fn wait_until_gone(pids: &[(String, i32)]) {
+pub(crate) fn wait_until_gone(pids: &[(String, i32)]) {
     for (name, pid) in pids {
         wait_for(&format!("{name} to be gone"), || (!is_running(*pid)).then_some(()));
     }
 }
 
 /// The events of a run so far; a last line that is being written is left out.
-pub fn events(run: &Path) -> Vec<Value> {
+pub(crate) fn events(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("events.jsonl")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Fails unless every `.json` and `.jsonl` below `folder` parses; returns how many there are.
-pub fn check_all_json(folder: &Path) -> usize {
+pub(crate) fn check_all_json(folder: &Path) -> usize {
     let mut n_files = 0;
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -172,7 +172,7 @@ pub fn check_all_json(folder: &Path) -> usize {
     n_files
 }
 
-pub fn read_json(path: &Path) -> Value {
+pub(crate) fn read_json(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
@@ -183,19 +183,19 @@ fn agent() -> ureq::Agent {
 }
 
 /// POSTs JSON; status and body.
-pub fn post(url: &str, path: &str, body: &Value) -> (u16, Value) {
+pub(crate) fn post(url: &str, path: &str, body: &Value) -> (u16, Value) {
     let mut response = agent().post(format!("{url}{path}")).send_json(body).expect("an answer");
     (response.status().as_u16(), response.body_mut().read_json().expect("JSON"))
 }
 
 /// GETs text; status and body.
-pub fn get(url: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(url: &str, path: &str) -> (u16, String) {
     let mut response = agent().get(format!("{url}{path}")).call().expect("an answer");
     (response.status().as_u16(), response.body_mut().read_to_string().expect("text"))
 }
 
 /// Values of a gauge or counter in `/metrics`, by its whole label set.
-pub fn metric(url: &str, name: &str) -> Vec<(String, f64)> {
+pub(crate) fn metric(url: &str, name: &str) -> Vec<(String, f64)> {
     let (_, text) = get(url, "/metrics");
     let of_name = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
     of_name

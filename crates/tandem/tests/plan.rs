@@ -1,0 +1,137 @@
+//! `tandem plan`, `list` and `load` as a user sees them: answers, mistakes, exit codes.
+
+mod common;
+
+use std::fs;
+
+use common::{Background, output, read_json, stderr, stdout, tandem};
+use serde_json::Value;
+
+fn failure(args: &[&str]) -> (Option<i32>, String) {
+    let run = output(args);
+    assert!(run.stdout.is_empty(), "standard output is for results: {}", stdout(&run));
+    (run.status.code(), stderr(&run))
+}
+
+#[test]
+fn mistakes_name_the_key_and_the_nearest_name() {
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["plan", "nano", "--set", "CONCURENCY=4"], 3, "CONCURRENCY"),
+        (&["plan", "nano", "--set", "ISL=0"], 3, "ISL"),
+        (&["plan", "nano", "--set", "CTX_GPU_MEMORY_FRACTION=1.5"], 3, "CTX_GPU_MEMORY_FRACTION"),
+        (&["plan", "nan"], 3, "nano"),
+        (&["plan", "nano", "--explain", "NCTXX"], 3, "NCTX"),
+        (&["plan", "nano", "--device-memory", "16MiB"], 4, "DEVICE_MEMORY"),
+        (&["plan", "deepseek-r1"], 3, "h100"),
+        (&["plan", "--gpu-type", "h1000"], 2, "h100"),
+        (&["serv"], 2, "serve"),
+        (&["plan", "./no-such-recipe.yaml"], 3, "no-such-recipe.yaml"),
+        (&["serve", "--plan", "/no/such/plan.json"], 9, "/no/such/plan.json"),
+        (&["load", "--url", "http://127.0.0.1:1", "--model", "m", "--concurrency", "0"], 2, "--concurrency"),
+    ];
+    for (args, code, word) in cases {
+        let (exit, text) = failure(args);
+        assert_eq!(exit, Some(*code), "{args:?}: {text}");
+        assert!(text.contains(word), "{args:?} should name {word}: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn a_mistake_in_a_recipe_file_is_shown_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.yaml");
+    fs::write(&path, "base: nano\nNCTX: 1\nGEN_MAX_BATCH_SIZ: 4\n").unwrap();
+    let (exit, text) = failure(&["plan", path.to_str().unwrap()]);
+    assert_eq!(exit, Some(3));
+    assert!(text.contains("mine.yaml:3") && text.contains("GEN_MAX_BATCH_SIZE"), "{text}");
+}
+
+#[test]
+fn the_last_layer_wins_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.yaml");
+    fs::write(&path, "base: nano\nCONCURRENCY: 3\nMULTI_ROUND: 2\n").unwrap();
+    let explain = |knob: &str, args: &[&str], env: Option<(&str, &str)>| {
+        let mut command = tandem();
+        command.args(["plan", path.to_str().unwrap(), "--explain", knob]).args(args);
+        if let Some((name, value)) = env {
+            command.env(name, value);
+        }
+        let run = command.output().unwrap();
+        assert!(run.status.success(), "{}", stderr(&run));
+        stdout(&run)
+    };
+    assert!(explain("CONCURRENCY", &[], None).contains("mine.yaml:2"));
+    let by_env = explain("CONCURRENCY", &[], Some(("CONCURRENCY", "5")));
+    assert!(by_env.contains("CONCURRENCY = 5") && by_env.contains("environment"), "{by_env}");
+    let by_set = explain("CONCURRENCY", &["--set", "CONCURRENCY=7"], Some(("CONCURRENCY", "5")));
+    assert!(by_set.contains("CONCURRENCY = 7") && by_set.contains("command line"), "{by_set}");
+}
+
+#[test]
+fn the_published_recipes_plan_with_their_published_sizes() {
+    for (gpu, n_devices, n_workers, n_requests) in [("gb200", 32, 7, 16384), ("b200", 32, 4, 16384), ("H100", 48, 3, 8192)] {
+        let run = output(&["plan", "deepseek-r1", "--gpu-type", gpu, "--json"]);
+        assert!(run.status.success(), "{}", stderr(&run));
+        let plan: Value = serde_json::from_slice(&run.stdout).unwrap();
+        let workers = plan["workers"].as_array().unwrap();
+        let ranks: usize = workers.iter().map(|w| w["ranks"].as_array().unwrap().len()).sum();
+        assert_eq!((workers.len(), ranks, &plan["load"]["points"][0]["n_requests"]), (n_workers, n_devices, &Value::from(n_requests)));
+    }
+}
+
+#[test]
+fn a_sweep_shares_a_deployment_where_it_can() {
+    let plans = |set: &str| {
+        let run = output(&["plan", "nano", "--set", set, "--json"]);
+        assert!(run.status.success(), "{}", stderr(&run));
+        serde_json::from_slice::<Value>(&run.stdout).unwrap()
+    };
+    assert_eq!(plans("CONCURRENCY=1,2,4")["load"]["points"].as_array().unwrap().len(), 3);
+    assert_eq!(plans("NCTX=1,2").as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn list_shows_every_recipe() {
+    let run = output(&["list"]);
+    assert!(["nano", "tiny", "deepseek-r1"].iter().all(|name| stdout(&run).contains(name)), "{}", stdout(&run));
+}
+
+#[test]
+fn load_measures_any_endpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_run, url) = Background::serve(&["tiny"]);
+    let out = dir.path().join("out");
+    let args = ["load", "--url", &url, "--model", "tiny", "--concurrency", "2,3", "--requests", "12", "--isl", "24", "--osl", "6", "--out"];
+    let load = output(&[&args[..], &[out.to_str().unwrap()]].concat());
+    assert_eq!(load.status.code(), Some(0), "{}", stderr(&load));
+    // Requests this short leave gaps between them that a busy machine makes suspect.
+    assert_ne!(read_json(&out.join("result.json"))["validity"], "invalid");
+    for concurrency in [2, 3] {
+        let name = format!("tiny-openai-chat-concurrency{concurrency}/profile_export.jsonl");
+        assert_eq!(fs::read_to_string(out.join(name)).unwrap().lines().count(), 12);
+    }
+}
+
+#[test]
+fn strict_fails_on_figures_that_are_not_as_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_run, url) = Background::serve(&["tiny"]);
+    let out = dir.path().join("out");
+    // More requests in flight than requests: the steady state that was asked for is never reached.
+    let args =
+        ["load", "--strict", "--url", &url, "--model", "tiny", "--concurrency", "9", "--requests", "4", "--warmup", "0", "--isl", "24"];
+    let load = output(&[&args[..], &["--osl", "6", "--out", out.to_str().unwrap()]].concat());
+    assert_eq!(load.status.code(), Some(8), "{}", stderr(&load));
+    assert!(out.join("perf_summary.txt").is_file());
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let load = output(&["load", "--url", "http://127.0.0.1:1", "--model", "m", "--out", out.to_str().unwrap()]);
+    assert_eq!(load.status.code(), Some(7), "{}", stderr(&load));
+    assert!(stderr(&load).contains("127.0.0.1:1"), "{}", stderr(&load));
+}
