@@ -1,19 +1,7 @@
 //! What the tests of several crates share; a dependency of tests only.
 //!
-//! Here: saying that a test could not run. Fixtures stay with the crate that they test.
+//! Here: saying that a test could not run (`not_run`). Fixtures stay with the crate that they test.
 
-use std::fs::OpenOptions;
-use std::io::Write;
+mod not_run;
 
-/// Says that `what` was not run and why: on standard error, and in the file that `TANDEM_NOT_RUN_FILE` names, because a test
-/// runner hides what a passing test prints. `cargo xtask ci` shows that file at its end.
-#[allow(clippy::print_stderr, reason = "a test that is not run says so")]
-pub fn not_run(what: &str, reason: impl std::fmt::Display) {
-    let line = format!("not run: {what}: {reason}");
-    eprintln!("{line}");
-    let Some(path) = std::env::var_os("TANDEM_NOT_RUN_FILE") else { return };
-    let written = OpenOptions::new().create(true).append(true).open(path).and_then(|mut file| writeln!(file, "{line}"));
-    if let Err(error) = written {
-        eprintln!("cannot note it: {error}");
-    }
-}
+pub use not_run::not_run;
