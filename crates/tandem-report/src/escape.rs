@@ -22,6 +22,18 @@ impl Display for Escaped<'_> {
     }
 }
 
+/// JSON that is safe within an attribute in single quotes: it is full of double ones, which stay as they are.
+pub(crate) fn in_single_quotes(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '"' => out.push('"'),
+            c => out.push_str(&Escaped(c.encode_utf8(&mut [0; 4])).to_string()),
+        }
+    }
+    out
+}
+
 /// Shorthand in format strings.
 pub(crate) fn esc(text: &str) -> Escaped<'_> {
     Escaped(text)
@@ -59,6 +71,11 @@ mod tests {
     fn nothing_can_open_a_tag_or_close_an_attribute() {
         let text = esc("<script>alert('x')</script>\" onload=\"y & z").to_string();
         assert_eq!(text, "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot; onload=&quot;y &amp; z");
+    }
+
+    #[test]
+    fn json_cannot_leave_its_single_quotes() {
+        assert_eq!(in_single_quotes("{\"a\": \"b' onload='<&\"}"), "{\"a\": \"b&#39; onload=&#39;&lt;&amp;\"}");
     }
 
     #[test]

@@ -17,11 +17,13 @@ use crate::numbers::{number, percent};
 pub fn markdown(runs: &[Run], comparisons: &[Comparison]) -> String {
     let mut out = String::from("# Tandem report\n");
     for run in runs {
-        let _ = write!(out, "\n## {}: {}\n\n", md(&run.name), run.verdict());
+        let _ = write!(out, "\n## {}: {}\n", md(&run.name), run.verdict());
         let reasons = run.result.validity_reasons.iter().map(|reason| format!("{}: {}", reason.verdict, reason.message));
-        for line in reasons.chain(run.problems.iter().map(|problem| format!("not shown: {problem}"))) {
-            let _ = writeln!(out, "- {}", md(&line));
+        let lines: Vec<String> = reasons.chain(run.problems.iter().map(|problem| format!("not shown: {problem}"))).collect();
+        if !lines.is_empty() {
+            out.push('\n');
         }
+        lines.iter().for_each(|line| out.push_str(&format!("- {}\n", md(line))));
         about(&mut out, run);
         points(&mut out, run);
     }
@@ -121,7 +123,7 @@ pub fn comparison_markdown(comparison: &Comparison) -> String {
         }
     }
     if !comparison.unmatched.is_empty() {
-        let _ = write!(out, "\nNot compared: {}.\n", md(&comparison.unmatched.join(", ")));
+        let _ = write!(out, "\nNot compared: {}.\n", md(&comparison.unmatched.join("; ")));
     }
     out
 }

@@ -5,7 +5,8 @@ pub(crate) fn number(value: f64) -> String {
     if !value.is_finite() {
         return "–".to_owned();
     }
-    let magnitude = value.abs();
+    // 0.99996 is shown as 1.000, so it is 1.000 that decides about digits.
+    let magnitude = (value.abs() * 1.000_05).max(value.abs());
     let decimals = match magnitude {
         _ if value == 0.0 || magnitude >= 1000.0 => 0,
         _ if magnitude >= 100.0 => 1,
@@ -60,9 +61,11 @@ pub(crate) fn tick(value: f64, step: f64) -> String {
 }
 
 fn trimmed(value: f64, step: f64) -> String {
-    let decimals = if step > 0.0 { (-step.log10().floor()).clamp(0.0, 6.0) } else { 0.0 };
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=6")]
-    let decimals = decimals as usize;
+    let is_exact = |decimals: &usize| {
+        let scaled = step * 10f64.powi(i32::try_from(*decimals).unwrap_or(0));
+        (scaled - scaled.round()).abs() < 1e-6 * scaled.abs()
+    };
+    let decimals = (0..=6).find(is_exact).unwrap_or(6);
     let text = format!("{value:.decimals$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
     if text == "-0" { "0".to_owned() } else { text.replace('-', "−") }
@@ -98,6 +101,7 @@ mod tests {
             (123.456, "123.5"),
             (12.0, "12"),
             (1.23456, "1.235"),
+            (0.999_98, "1.000"),
             (0.012_345, "0.01235"),
             (0.000_012, "1.2e-5"),
             (-1_234.6, "−1,235"),
@@ -118,7 +122,17 @@ mod tests {
 
     #[test]
     fn ticks_are_short() {
-        assert_eq!([tick(0.0, 0.5), tick(1.5, 0.5), tick(20_000.0, 5_000.0), tick(1_500_000.0, 500_000.0)], ["0", "1.5", "20k", "1.5M"]);
+        let cases = [
+            (0.0, 0.5, "0"),
+            (1.5, 0.5, "1.5"),
+            (7.5, 2.5, "7.5"),
+            (20_000.0, 5_000.0, "20k"),
+            (1_500_000.0, 500_000.0, "1.5M"),
+            (0.25, 0.05, "0.25"),
+        ];
+        for (value, step, expected) in cases {
+            assert_eq!(tick(value, step), expected);
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@
   const follow = (svg) => {
     const data = JSON.parse(svg.dataset.hover);
     const [left, top, right, bottom] = data.box;
+    const keys = data.key.split("|");
+    const lines = data.lines.map(([name, values]) => [name, values.split("|")]);
     const cross = document.createElementNS("http://www.w3.org/2000/svg", "path");
     cross.setAttribute("class", "cross");
     let current = 0;
@@ -34,8 +36,8 @@
       const place = data.at[i];
       cross.setAttribute("d", data.axis === "x" ? `M${place} ${top}V${bottom}` : `M${left} ${place}H${right}`);
       svg.append(cross);
-      const lines = data.lines.map(([name, values]) => (data.lines.length > 1 || data.axis === "x" ? name + ": " : "") + values[i]);
-      show([data.key[i], ...lines].join("\n"), x, y);
+      const texts = lines.map(([name, values]) => (lines.length > 1 || data.axis === "x" ? name + ": " : "") + values[i]);
+      show([keys[i], ...texts].join("\n"), x, y);
     };
     const leave = () => { cross.remove(); hide(); };
     svg.addEventListener("pointermove", (e) => {

@@ -115,15 +115,15 @@ fn colour_class(index: usize) -> String {
     format!("c{}{dash}", index % N_COLOURS)
 }
 
-/// What the script shows at a place along one axis: a key, and a value of each line.
+/// What the script shows at a place along one axis: a key, and a value of each line. Texts are joined by `|`, which no number has.
 fn hover_json(axis: &str, frame: &Frame, places: &[f64], keys: &[String], values: &[(String, Vec<String>)]) -> String {
     let places: Vec<f64> = places.iter().map(|place| (place * 10.0).round() / 10.0).collect();
     json!({
         "axis": axis,
         "box": [LEFT, TOP, WIDTH - RIGHT, frame.bottom()],
         "at": places,
-        "key": keys,
-        "lines": values,
+        "key": keys.join("|"),
+        "lines": values.iter().map(|(name, texts)| (name, texts.join("|"))).collect::<Vec<_>>(),
     })
     .to_string()
 }

@@ -72,25 +72,38 @@ impl<'a> Resamples<'a> {
     /// The statistic of each of `n_resamples` resamples.
     fn draw(&self, statistic: Statistic, n_resamples: usize) -> Option<Vec<f64>> {
         let (values, weights) = self.columns(statistic)?;
-        let n = values.len();
         let mut random = SplitMix(0x7461_6e64_656d ^ self.stream);
-        let mut drawn = Vec::with_capacity(n);
-        let mut statistics = Vec::with_capacity(n_resamples);
-        for _ in 0..n_resamples {
-            drawn.clear();
-            while drawn.len() < n {
-                let start = random.below(n);
-                let room = (n - drawn.len()).min(self.block);
-                drawn.extend((start..start + room).map(|i| if i < n { i } else { i - n }));
-            }
-            statistics.push(match statistic {
-                Statistic::P99(_) => p99(&mut drawn.iter().map(|&i| values[i]).collect::<Vec<_>>()),
-                Statistic::Mean(_) | Statistic::Throughput => {
-                    drawn.iter().map(|&i| values[i]).sum::<f64>() / drawn.iter().map(|&i| weights[i]).sum::<f64>()
-                }
-            });
+        if matches!(statistic, Statistic::P99(_)) {
+            let mut drawn = Vec::with_capacity(values.len());
+            return Some((0..n_resamples).map(|_| self.resampled_p99(&values, &mut drawn, &mut random)).collect());
         }
-        Some(statistics)
+        let (values, weights) = (CircularSums::of(&values), CircularSums::of(&weights));
+        Some((0..n_resamples).map(|_| self.resampled_ratio(&values, &weights, &mut random)).collect())
+    }
+
+    /// The sum of the values over that of the weights, of one resample. Whole blocks are summed at once.
+    fn resampled_ratio(&self, values: &CircularSums, weights: &CircularSums, random: &mut SplitMix) -> f64 {
+        let n = values.len();
+        let (mut left, mut value, mut weight) = (n, 0.0, 0.0);
+        while left > 0 {
+            let (start, length) = (random.below(n), left.min(self.block));
+            value += values.sum(start, length);
+            weight += weights.sum(start, length);
+            left -= length;
+        }
+        value / weight
+    }
+
+    fn resampled_p99(&self, values: &[f64], drawn: &mut Vec<f64>, random: &mut SplitMix) -> f64 {
+        let n = values.len();
+        drawn.clear();
+        while drawn.len() < n {
+            let (start, length) = (random.below(n), (n - drawn.len()).min(self.block));
+            let until_end = length.min(n - start);
+            drawn.extend_from_slice(&values[start..start + until_end]);
+            drawn.extend_from_slice(&values[..length - until_end]);
+        }
+        p99(drawn)
     }
 
     /// Numerators and denominators of a statistic, one of each a request.
@@ -106,6 +119,33 @@ impl<'a> Resamples<'a> {
         };
         let wanted = if matches!(statistic, Statistic::P99(_)) { MIN_REQUESTS_FOR_P99 } else { MIN_REQUESTS };
         (values.len() >= wanted && weights.iter().all(|weight| *weight > 0.0)).then_some((values, weights))
+    }
+}
+
+/// Sums of stretches of a circle of values, in constant time each.
+#[derive(Debug)]
+struct CircularSums(Vec<f64>);
+
+impl CircularSums {
+    fn of(values: &[f64]) -> Self {
+        let mut sums = Vec::with_capacity(values.len() + 1);
+        let mut total = 0.0;
+        sums.push(total);
+        for value in values {
+            total += value;
+            sums.push(total);
+        }
+        CircularSums(sums)
+    }
+
+    fn len(&self) -> usize {
+        self.0.len() - 1
+    }
+
+    /// `length` values from `start` on, at most once around.
+    fn sum(&self, start: usize, length: usize) -> f64 {
+        let (n, end) = (self.len(), start + length);
+        if end <= n { self.0[end] - self.0[start] } else { self.0[n] - self.0[start] + self.0[end - n] }
     }
 }
 

@@ -12,7 +12,7 @@ use tandem_metrics::metrics::{
 };
 
 use crate::data::Digest;
-use crate::data::result_file::SavedPoint;
+use crate::data::result_file::{LoadFacts, SavedPoint};
 use crate::data::run::Run;
 use bootstrap::{Resamples, Statistic};
 
@@ -124,14 +124,14 @@ pub fn compare(baseline: &Run, candidate: &Run) -> Comparison {
     for (i, (a, a_digest)) in baseline.points().enumerate() {
         let found = candidate.points().enumerate().find(|(j, (b, _))| !taken[*j] && a.load.is_comparable(&b.load));
         let Some((j, (b, b_digest))) = found else {
-            unmatched.push(format!("{} only in {}", a.load.label(), baseline.name));
+            unmatched.push(only_in(&a.load, baseline));
             continue;
         };
         taken[j] = true;
         points.push(MatchedPoint { load: a.load.label(), indices: (i, j), changes: changes((a, a_digest), (b, b_digest)) });
     }
     let left = candidate.points().zip(&taken).filter(|(_, taken)| !**taken);
-    unmatched.extend(left.map(|((point, _), _)| format!("{} only in {}", point.load.label(), candidate.name)));
+    unmatched.extend(left.map(|((point, _), _)| only_in(&point.load, candidate)));
     Comparison {
         baseline: baseline.name.clone(),
         candidate: candidate.name.clone(),
@@ -139,6 +139,10 @@ pub fn compare(baseline: &Run, candidate: &Run) -> Comparison {
         points,
         unmatched,
     }
+}
+
+fn only_in(load: &LoadFacts, run: &Run) -> String {
+    format!("{} ({}) only in {}", load.label(), load.lengths(), run.name)
 }
 
 fn warnings(a: &Run, b: &Run) -> Vec<String> {

@@ -122,6 +122,13 @@ impl LoadFacts {
         LoadFacts { n_requests: 0, ..self.clone() } == LoadFacts { n_requests: 0, ..other.clone() }
     }
 
+    /// Lengths and how responses come, e.g. `ISL 512, OSL 128, streaming`.
+    pub(crate) fn lengths(&self) -> String {
+        let text = |n: Option<u32>| n.map_or_else(|| "any".to_owned(), |n| n.to_string());
+        let streaming = if self.streaming { "streaming" } else { "whole responses" };
+        format!("ISL {}, OSL {}, {streaming}", text(self.isl), text(self.osl))
+    }
+
     /// The load in a few words, e.g. `concurrency 8`.
     pub(crate) fn label(&self) -> String {
         self.concurrency.map_or_else(|| format!("{} requests", self.n_requests), |n| format!("concurrency {n}"))

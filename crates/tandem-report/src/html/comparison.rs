@@ -28,7 +28,7 @@ pub(super) fn write(page: &mut Page, runs: &[Run], comparisons: &[Comparison]) {
             page.table(&table(comparison));
         }
         if !comparison.unmatched.is_empty() {
-            page.paragraph("quiet", &format!("Not compared: {}.", comparison.unmatched.join(", ")));
+            page.paragraph("quiet", &format!("Not compared: {}.", comparison.unmatched.join("; ")));
         }
     }
     figures::overlays(page, runs, comparisons);
@@ -50,7 +50,7 @@ fn row(load: &str, change: &Change) -> Vec<Cell> {
         Reading::Unclear | Reading::Unjudged => "quiet",
     };
     vec![
-        Cell::text(load),
+        Cell::label(load),
         Cell::text(&label(change.metric, change.title, change.stat)),
         Cell::text(change.unit),
         Cell::figure(&number(change.baseline)),

@@ -10,14 +10,14 @@ use crate::data::run::Run;
 use crate::data::{Bins, Digest, RequestMetric, TokenStamps};
 use crate::numbers::{count, number};
 
-/// Curves beyond this in one picture cannot be told apart.
-const MAX_CURVES: usize = 16;
+/// Curves beyond this in one picture cannot be told apart; the second number is for pages with many runs.
+const MAX_CURVES: [usize; 2] = [16, 8];
 /// Rows of the table beside a time series.
 const MAX_TABLE_ROWS: usize = 16;
 /// Workers with a line each; of more, one line and the band that holds all.
-const MAX_WORKER_LINES: usize = 8;
-/// Bins of a series of steps.
-const N_STEP_BINS: usize = 160;
+const MAX_WORKER_LINES: usize = 4;
+/// Bins of a series of steps; the second number is for pages with many runs.
+const N_STEP_BINS: [usize; 2] = [160, 64];
 
 static DISTRIBUTIONS: [(RequestMetric, &str); 3] = [
     (RequestMetric::Ttft, "Time to first token (TTFT)"),
@@ -27,11 +27,12 @@ static DISTRIBUTIONS: [(RequestMetric, &str); 3] = [
 
 /// Latencies of all load points of a run.
 pub(super) fn distributions(page: &mut Page, run: &Run) {
+    let max_curves = MAX_CURVES[usize::from(page.is_crowded)];
     let sources: Vec<(String, &Digest)> =
-        run.points().filter_map(|(point, digest)| Some((point.load.label(), digest?))).take(MAX_CURVES).collect();
+        run.points().filter_map(|(point, digest)| Some((point.load.label(), digest?))).take(max_curves).collect();
     distribution_grid(page, &sources);
-    if run.points().len() > MAX_CURVES {
-        page.paragraph("quiet", &format!("The first {MAX_CURVES} of {} load points are drawn.", run.points().len()));
+    if run.points().len() > max_curves {
+        page.paragraph("quiet", &format!("The first {max_curves} of {} load points are drawn.", run.points().len()));
     }
 }
 
@@ -47,7 +48,7 @@ pub(super) fn overlays(page: &mut Page, runs: &[Run], comparisons: &[Comparison]
     }
     if sources.len() > 1 {
         page.heading(3, None, &format!("Distributions at {}", first.load));
-        sources.truncate(MAX_CURVES);
+        sources.truncate(MAX_CURVES[0]);
         distribution_grid(page, &sources);
     }
 }
@@ -201,7 +202,7 @@ type StepBin = Option<(f64, f64, f64)>;
 
 fn step_chart(page: &mut Page, title: &str, unit: &str, log: &PhaseLog, value: impl Fn(&EngineStep) -> Option<f64> + Copy) {
     let longest = log.workers().map(<[EngineStep]>::len).max().unwrap_or(0);
-    let n_bins = longest.clamp(1, N_STEP_BINS);
+    let n_bins = longest.clamp(1, N_STEP_BINS[usize::from(page.is_crowded)]);
     let range = (1.0, (longest as f64).max(2.0));
     let workers: Vec<&[EngineStep]> = log.workers().collect();
     let is_single_line = workers.len() == 1 || workers.len() > MAX_WORKER_LINES;

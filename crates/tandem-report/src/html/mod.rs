@@ -26,10 +26,13 @@ const SCRIPT: &str = include_str!("../assets/page.js");
 /// Load points that are shown request by request; of more, only the figures. Keeps a page below two megabytes.
 const MAX_DETAILED_POINTS: usize = 24;
 
+/// With more runs than this, each is drawn with fewer bins, curves and lines.
+const MAX_RUNS_IN_FULL: usize = 4;
+
 /// The page about `runs`; `comparisons` are those of later runs with the first. `command` is how it was made, for who reads it later.
 #[must_use]
 pub fn html(runs: &[Run], comparisons: &[Comparison], command: &str) -> String {
-    let mut page = Page::default();
+    let mut page = Page::new(runs.len() > MAX_RUNS_IN_FULL);
     page.out.push_str(&head(runs));
     overview::write(&mut page, runs);
     if !comparisons.is_empty() {

@@ -19,8 +19,11 @@ pub(super) fn write(page: &mut Page, runs: &[Run]) {
     page.out.push_str("<div class=\"cards\">");
     runs.iter().enumerate().for_each(|(i, run)| card(page, i, run));
     page.out.push_str("</div>");
+    page.out.push_str("<div class=\"split\"><div>");
     frontier_part(page, runs);
+    page.out.push_str("</div><div>");
     knob_part(page, runs);
+    page.out.push_str("</div></div>");
     page.out.push_str("</section>\n");
 }
 
@@ -85,9 +88,21 @@ fn frontier_part(page: &mut Page, runs: &[Run]) {
         return page.paragraph("quiet", message);
     }
     let chart = chart(runs, &spots);
-    page.out.push_str("<div class=\"pareto\">");
     page.figure(&chart.draw(), Some(&table(runs, &spots)));
-    page.out.push_str("</div>");
+    let mut works: Vec<String> = spots.iter().map(|spot| work(&runs[spot.run], spot)).collect();
+    works.sort_unstable();
+    works.dedup();
+    if works.len() > 1 {
+        page.list(
+            "reasons",
+            [format!("These points did different work, so being better here may mean having had less to do: {}.", works.join("; "))],
+        );
+    }
+}
+
+/// What was asked of a point besides the concurrency.
+fn work(run: &Run, spot: &Spot) -> String {
+    format!("{}, {}", run.result.model, run.result.points[spot.point].load.lengths())
 }
 
 fn chart(runs: &[Run], spots: &[Spot]) -> ParetoChart {
@@ -138,7 +153,7 @@ fn table(runs: &[Run], spots: &[Spot]) -> Table {
     let row = |spot: &Spot| {
         vec![
             Cell::text(name(runs, spot)),
-            Cell::text(&runs[spot.run].result.points[spot.point].load.label()),
+            Cell::label(&runs[spot.run].result.points[spot.point].load.label()),
             Cell::number(Some(spot.per_user)),
             Cell::number(Some(spot.per_gpu)),
             Cell::text(if spot.is_on_frontier { "yes" } else { "no" }),

@@ -5,13 +5,15 @@ use std::fmt::Write;
 use tandem_metrics::Verdict;
 
 use crate::chart::{N_COLOURS, Picture};
-use crate::escape::esc;
+use crate::escape::{esc, in_single_quotes};
 use crate::numbers::number;
 
 /// The page as far as it is written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Page {
     pub(super) out: String,
+    /// Whether there are so many runs that each gets less detail.
+    pub(super) is_crowded: bool,
     n_pictures: usize,
 }
 
@@ -33,6 +35,11 @@ pub(super) struct Cell {
 impl Cell {
     pub(super) fn text(text: &str) -> Self {
         Cell { html: esc(text).to_string(), is_number: false }
+    }
+
+    /// Text that is short enough to stay on one line.
+    pub(super) fn label(text: &str) -> Self {
+        Cell { html: format!("<span class=\"f\">{}</span>", esc(text)), is_number: false }
     }
 
     pub(super) fn code(text: &str) -> Self {
@@ -70,6 +77,10 @@ pub(super) fn badge(verdict: Verdict) -> String {
 }
 
 impl Page {
+    pub(super) fn new(is_crowded: bool) -> Self {
+        Page { out: String::new(), is_crowded, n_pictures: 0 }
+    }
+
     pub(super) fn heading(&mut self, level: u8, id: Option<&str>, text: &str) {
         let id = id.map_or_else(String::new, |id| format!(" id=\"{id}\""));
         let _ = write!(self.out, "<h{level}{id}>{}</h{level}>", esc(text));
@@ -119,7 +130,8 @@ impl Page {
         let id = self.n_pictures;
         let _ = write!(self.out, "<figure><figcaption>{}</figcaption>", esc(&picture.title));
         self.legend(picture);
-        let hover = picture.hover.as_ref().map_or_else(String::new, |json| format!(" tabindex=\"0\" data-hover=\"{}\"", esc(json)));
+        let hover =
+            picture.hover.as_ref().map_or_else(String::new, |json| format!(" tabindex=\"0\" data-hover='{}'", in_single_quotes(json)));
         let _ = write!(
             self.out,
             "<svg class=\"chart\" viewBox=\"0 0 480 {:.0}\" role=\"img\" aria-labelledby=\"t{id} d{id}\"{hover}><title id=\"t{id}\">{}</title>\

@@ -50,12 +50,13 @@ fn facts(page: &mut Page, run: &Run) {
         ("model", result.model.clone()),
         ("kind", if result.partial { format!("{}, partial", result.kind) } else { result.kind.clone() }),
         ("GPUs", result.n_gpus.to_string()),
-        ("began", result.started_at.clone()),
+        ("began", to_the_second(&result.started_at)),
         ("took", format!("{} s", number(result.duration_s))),
     ];
     if let Some(plan) = &run.plan {
-        facts.insert(2, ("engine", format!("{} on {}", plan.engine, plan.gpu_type)));
-        facts.insert(3, ("routing", plan.routing.clone()));
+        facts.insert(2, ("engine", plan.engine.clone()));
+        facts.insert(3, ("hardware", plan.gpu_type.clone()));
+        facts.insert(4, ("routing", plan.routing.clone()));
     }
     page.out.push_str("<dl class=\"facts\">");
     for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
@@ -67,11 +68,16 @@ fn facts(page: &mut Page, run: &Run) {
     }
 }
 
+/// `2026-11-24T06:41:57.123Z` without the fraction; the whole of it stands under how to reproduce.
+fn to_the_second(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(seconds, _)| format!("{seconds}Z"))
+}
+
 fn workers(page: &mut Page, plan: &PlanFacts) {
     let row = |group: &WorkerGroup| {
         vec![
-            Cell::text(&format!("{} × {}", group.n, group.phase)),
-            Cell::text(&group.layout),
+            Cell::label(&format!("{} × {}", group.n, group.phase)),
+            Cell::label(&group.layout),
             Cell::figure(&group.n_ranks.to_string()),
             Cell::figure(&count(group.max_batch_size.into())),
             Cell::figure(&count(group.max_num_tokens.into())),
@@ -119,19 +125,21 @@ fn points(page: &mut Page, run: &Run) {
     // Responses that come at once have no TTFT: a column of dashes says nothing.
     let columns: Vec<(&Metric, &str)> = columns.into_iter().filter(|(metric, _)| run.has(metric)).collect();
     page.heading(3, None, "Load points");
+    let mut lengths: Vec<String> = run.points().map(|(point, _)| point.load.lengths()).collect();
+    lengths.dedup();
+    page.paragraph("quiet", &format!("{}.", lengths.join("; then ")));
     let row = |point: &SavedPoint| {
         let (ok, all) = point.ok_of();
         let mut cells = vec![
-            Cell::text(&point.load.label()),
+            Cell::label(&point.load.label()),
             Cell::badge(point.validity),
             Cell::figure(&format!("{} of {}", count(ok), count(all))),
-            Cell::figure(&lengths(point)),
             Cell::number(point.stat(&steady_concurrency::METRIC, "avg")),
         ];
         cells.extend(columns.iter().map(|(metric, stat)| Cell::number(point.stat(metric, stat))));
         cells
     };
-    let head = ["load", "verdict", "requests ok", "ISL / OSL", "held in flight"].map(str::to_owned);
+    let head = ["load", "verdict", "requests ok", "held in flight"].map(str::to_owned);
     let named = columns.iter().map(|(metric, stat)| column_name(metric, stat));
     let rows = run.points().map(|(point, _)| row(point)).collect();
     page.table(&Table { caption: String::new(), head: head.into_iter().chain(named).collect(), rows });
@@ -142,11 +150,6 @@ fn points(page: &mut Page, run: &Run) {
     if !reasons.is_empty() && run.points().len() > 1 {
         page.list("reasons", reasons);
     }
-}
-
-fn lengths(point: &SavedPoint) -> String {
-    let text = |n: Option<u32>| n.map_or_else(|| "–".to_owned(), |n| count(n.into()));
-    format!("{} / {}", text(point.load.isl), text(point.load.osl))
 }
 
 fn column_name(metric: &Metric, stat: &str) -> String {
