@@ -14,6 +14,7 @@ mod escape;
 mod frontier;
 mod html;
 mod json;
+mod labels;
 mod markdown;
 mod numbers;
 

@@ -10,6 +10,7 @@ use crate::data::result_file::SavedPoint;
 use crate::data::run::Run;
 use crate::escape::md;
 use crate::frontier;
+use crate::labels::label_by_name;
 use crate::numbers::{number, percent};
 
 /// The report on `runs`; `comparisons` are those of later runs with the first.
@@ -116,7 +117,7 @@ pub fn comparison_markdown(comparison: &Comparison) -> String {
         let (a, b) = (md(&comparison.baseline), md(&comparison.candidate));
         let _ = write!(
             out,
-            "| load | metric | {a} | {b} | change | 95 % interval | reading |\n| --- | --- | ---: | ---: | ---: | ---: | --- |\n"
+            "| load | figure | {a} | {b} | change | 95 % interval | reading |\n| --- | --- | ---: | ---: | ---: | ---: | --- |\n"
         );
         for point in &comparison.points {
             point.changes.iter().for_each(|change| change_row(&mut out, &point.load, change));
@@ -131,13 +132,11 @@ pub fn comparison_markdown(comparison: &Comparison) -> String {
 fn change_row(out: &mut String, load: &str, change: &Change) {
     let interval = change.interval.map_or_else(|| "–".to_owned(), |(low, high)| format!("{} to {}", percent(low), percent(high)));
     let relative = change.relative.map_or_else(|| "–".to_owned(), percent);
-    let stat = if change.stat == "avg" { String::new() } else { format!(" {}", change.stat) };
     let _ = writeln!(
         out,
-        "| {} | {}{stat}, {} | {} | {} | {relative} | {interval} | {} |",
+        "| {} | {} | {} | {} | {relative} | {interval} | {} |",
         md(load),
-        change.title,
-        change.unit,
+        md(&label_by_name(change.metric, change.stat)),
         number(change.baseline),
         number(change.candidate),
         change.reading().as_str(),

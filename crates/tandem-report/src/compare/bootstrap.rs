@@ -41,6 +41,7 @@ impl Statistic {
 pub(super) struct Resamples<'a> {
     digest: &'a Digest,
     block: usize,
+    is_closed_loop: bool,
     stream: u64,
 }
 
@@ -50,19 +51,31 @@ impl<'a> Resamples<'a> {
         let n = digest.requests.len();
         let together = concurrency.map_or(1, |n| n as usize).max(1);
         let block = together.min(n / MIN_BLOCKS);
-        (n >= MIN_REQUESTS && block > 0).then_some(Resamples { digest, block, stream })
+        (n >= MIN_REQUESTS && block > 0).then_some(Resamples { digest, block, is_closed_loop: concurrency.is_some(), stream })
     }
 
-    /// The 95 % interval of `b / a - 1` of a statistic.
-    pub(super) fn interval_of_change(a: &Self, b: &Self, statistic: Statistic) -> Option<(f64, f64)> {
+    /// The 95 % interval of `b / a - 1` of a statistic whose figures have the ratio `ratio`.
+    ///
+    /// Throughput is resampled up to a factor (GPUs, concurrency) that the figures know: the interval is scaled to theirs.
+    pub(super) fn interval_of_change(a: &Self, b: &Self, statistic: Statistic, ratio: f64) -> Option<(f64, f64)> {
+        let factor = match statistic {
+            Statistic::Throughput => ratio / (b.whole_ratio()? / a.whole_ratio()?),
+            Statistic::Mean(_) | Statistic::P99(_) => 1.0,
+        };
         let n_resamples = (2_000_000 / a.len().max(b.len())).clamp(200, 1_000);
         let (a, b) = (a.draw(statistic, n_resamples)?, b.draw(statistic, n_resamples)?);
-        let mut changes: Vec<f64> = a.iter().zip(&b).filter(|(a, _)| **a != 0.0).map(|(a, b)| b / a - 1.0).collect();
+        let mut changes: Vec<f64> = a.iter().zip(&b).filter(|(a, _)| **a != 0.0).map(|(a, b)| factor * b / a - 1.0).collect();
         if changes.len() < n_resamples / 2 {
             return None;
         }
         changes.sort_unstable_by(f64::total_cmp);
         Some((quantile(&changes, TAIL), quantile(&changes, 1.0 - TAIL)))
+    }
+
+    /// Output tokens over request time of all requests; none in an open loop, where arrivals decide about throughput.
+    fn whole_ratio(&self) -> Option<f64> {
+        let (tokens, times) = self.columns(Statistic::Throughput).filter(|_| self.is_closed_loop)?;
+        Some(tokens.iter().sum::<f64>() / times.iter().sum::<f64>()).filter(|ratio| *ratio > 0.0)
     }
 
     fn len(&self) -> usize {
@@ -209,7 +222,7 @@ mod tests {
 
     fn interval(a: &Digest, b: &Digest, statistic: Statistic) -> Option<(f64, f64)> {
         let of = |digest, stream| Resamples::of(digest, Some(4), stream);
-        Resamples::interval_of_change(&of(a, 1)?, &of(b, 2)?, statistic)
+        Resamples::interval_of_change(&of(a, 1)?, &of(b, 2)?, statistic, 0.8)
     }
 
     #[test]
@@ -233,12 +246,22 @@ mod tests {
     }
 
     #[test]
+    fn the_interval_of_throughput_lies_around_the_change_of_the_figures() {
+        // Half the GPUs for the same tokens: the figure doubles although the requests are the same.
+        let digest = noisy(200, 1000, 1);
+        let of = |concurrency, stream| Resamples::of(&digest, concurrency, stream).unwrap();
+        let closed = Resamples::interval_of_change(&of(Some(4), 1), &of(Some(4), 2), Statistic::Throughput, 2.0).unwrap();
+        assert!(closed.0 > 0.9 && closed.0 < 1.0 && closed.1 > 1.0 && closed.1 < 1.1, "{closed:?}");
+        assert_eq!(Resamples::interval_of_change(&of(None, 1), &of(None, 2), Statistic::Throughput, 2.0), None);
+    }
+
+    #[test]
     fn blocks_widen_the_interval_of_requests_that_share_their_fate() {
         // Latency is high in stretches of eight requests: single draws would see 160 independent ones.
         let shared = digest(160, |i| if (i / 8) % 2 == 0 { 900 } else { 1100 });
         let width = |concurrency| {
             let of = |stream| Resamples::of(&shared, Some(concurrency), stream).unwrap();
-            let (low, high) = Resamples::interval_of_change(&of(1), &of(2), Statistic::Mean(RequestMetric::Latency)).unwrap();
+            let (low, high) = Resamples::interval_of_change(&of(1), &of(2), Statistic::Mean(RequestMetric::Latency), 1.0).unwrap();
             high - low
         };
         assert!(width(8) > 1.5 * width(1), "{} {}", width(8), width(1));

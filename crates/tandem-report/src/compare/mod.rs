@@ -61,8 +61,6 @@ pub struct MatchedPoint {
 pub struct Change {
     /// Name of the metric.
     pub metric: &'static str,
-    /// Name of the metric for people.
-    pub title: &'static str,
     /// Which statistic of it.
     pub stat: &'static str,
     /// Unit of both values.
@@ -175,16 +173,18 @@ fn changes(a: Side<'_>, b: Side<'_>) -> Vec<Change> {
     let change = |&(metric, stat): &(&'static Metric, &'static str)| {
         let (baseline, candidate) = (a.0.stat(metric, stat)?, b.0.stat(metric, stat)?);
         let statistic = Statistic::of(metric, stat);
-        let interval = resampled.as_ref().zip(statistic).and_then(|((a, b), statistic)| Resamples::interval_of_change(a, b, statistic));
+        // Of nothing there is no relative change.
+        let resampled = resampled.as_ref().filter(|_| baseline != 0.0);
+        let interval =
+            resampled.zip(statistic).and_then(|((a, b), statistic)| Resamples::interval_of_change(a, b, statistic, candidate / baseline));
         Some(Change {
             metric: metric.name,
-            title: metric.title,
             stat,
             unit: metric.unit.as_str(),
             baseline,
             candidate,
             relative: (baseline != 0.0).then(|| candidate / baseline - 1.0),
-            interval: interval.filter(|_| baseline != 0.0),
+            interval,
             better: metric.better,
         })
     };

@@ -1,11 +1,10 @@
 //! Later runs against the first, with intervals, and their distributions in one picture.
 
-use tandem_metrics::metrics;
-
 use super::figures;
 use super::parts::{Cell, Page, Table};
-use crate::compare::{Change, Comparison, Reading};
+use crate::compare::{Change, Comparison, MatchedPoint, Reading};
 use crate::data::run::Run;
+use crate::labels::label_by_name;
 use crate::numbers::{number, percent};
 
 pub(super) fn write(page: &mut Page, runs: &[Run], comparisons: &[Comparison]) {
@@ -25,7 +24,7 @@ pub(super) fn write(page: &mut Page, runs: &[Run], comparisons: &[Comparison]) {
         if comparison.points.is_empty() {
             page.paragraph("", "The runs have no load point in common: nothing can be compared.");
         } else {
-            page.table(&table(comparison));
+            comparison.points.iter().for_each(|point| page.table(&table(comparison, point)));
         }
         if !comparison.unmatched.is_empty() {
             page.paragraph("quiet", &format!("Not compared: {}.", comparison.unmatched.join("; ")));
@@ -35,13 +34,12 @@ pub(super) fn write(page: &mut Page, runs: &[Run], comparisons: &[Comparison]) {
     page.out.push_str("</section>\n");
 }
 
-fn table(comparison: &Comparison) -> Table {
-    let rows = comparison.points.iter().flat_map(|point| point.changes.iter().map(|change| row(&point.load, change))).collect();
-    let head = ["load", "metric", "unit", &comparison.baseline, &comparison.candidate, "change", "95 % interval", "reading"];
-    Table { caption: String::new(), head: head.map(str::to_owned).into(), rows }
+fn table(comparison: &Comparison, point: &MatchedPoint) -> Table {
+    let head = ["figure", &comparison.baseline, &comparison.candidate, "change", "95 % interval", "reading"];
+    Table { caption: point.load.clone(), head: head.map(str::to_owned).into(), rows: point.changes.iter().map(row).collect() }
 }
 
-fn row(load: &str, change: &Change) -> Vec<Cell> {
+fn row(change: &Change) -> Vec<Cell> {
     let interval = change.interval.map_or_else(|| "–".to_owned(), |(low, high)| format!("{} to {}", percent(low), percent(high)));
     let reading = change.reading();
     let tone = match reading {
@@ -50,23 +48,11 @@ fn row(load: &str, change: &Change) -> Vec<Cell> {
         Reading::Unclear | Reading::Unjudged => "quiet",
     };
     vec![
-        Cell::label(load),
-        Cell::text(&label(change.metric, change.title, change.stat)),
-        Cell::text(change.unit),
+        Cell::label(&label_by_name(change.metric, change.stat)),
         Cell::figure(&number(change.baseline)),
         Cell::figure(&number(change.candidate)),
         Cell::figure(&change.relative.map_or_else(|| "–".to_owned(), percent)),
         Cell::figure(&interval),
         Cell::toned(reading.as_str(), tone),
     ]
-}
-
-/// The metric, and which statistic of it where it has several.
-fn label(name: &str, title: &str, stat: &str) -> String {
-    let is_single = metrics::by_name(name).is_some_and(|m| matches!(m.kind, metrics::Kind::Aggregate(_) | metrics::Kind::Derived(_)));
-    match stat {
-        "avg" if is_single => title.to_owned(),
-        "avg" => format!("{title}, mean"),
-        stat => format!("{title}, {stat}"),
-    }
 }

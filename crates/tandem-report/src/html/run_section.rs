@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use tandem_metrics::Metric;
 use tandem_metrics::metrics::{
-    self, Kind, output_throughput, output_throughput_per_gpu, output_throughput_per_user, request_latency, steady_concurrency, tpot, ttft,
+    self, output_throughput, output_throughput_per_gpu, output_throughput_per_user, request_latency, steady_concurrency, tpot, ttft,
 };
 
 use super::figures;
@@ -14,6 +14,7 @@ use crate::data::plan_facts::{PlanFacts, WorkerGroup};
 use crate::data::result_file::SavedPoint;
 use crate::data::run::Run;
 use crate::escape::esc;
+use crate::labels::figure_label;
 use crate::numbers::{bytes, count, number};
 
 /// `is_detailed` says for each load point whether its requests are shown.
@@ -140,7 +141,7 @@ fn points(page: &mut Page, run: &Run) {
         cells
     };
     let head = ["load", "verdict", "requests ok", "held in flight"].map(str::to_owned);
-    let named = columns.iter().map(|(metric, stat)| column_name(metric, stat));
+    let named = columns.iter().map(|(metric, stat)| figure_label(metric, stat));
     let rows = run.points().map(|(point, _)| row(point)).collect();
     page.table(&Table { caption: String::new(), head: head.into_iter().chain(named).collect(), rows });
     let named = |point: &SavedPoint| -> Vec<String> {
@@ -149,15 +150,6 @@ fn points(page: &mut Page, run: &Run) {
     let reasons: Vec<String> = run.points().flat_map(|(point, _)| named(point)).collect();
     if !reasons.is_empty() && run.points().len() > 1 {
         page.list("reasons", reasons);
-    }
-}
-
-fn column_name(metric: &Metric, stat: &str) -> String {
-    let short = [("ttft", "TTFT"), ("tpot", "TPOT"), ("request_latency", "latency")];
-    let unit = metric.unit.as_str();
-    match (short.iter().find(|(name, _)| *name == metric.name), metric.kind) {
-        (Some((_, short)), _) => format!("{short} {}, {unit}", if stat == "avg" { "mean" } else { stat }),
-        (None, Kind::Aggregate(_) | Kind::Derived(_) | Kind::Record(_) | Kind::Pooled(_)) => unit.to_owned(),
     }
 }
 
