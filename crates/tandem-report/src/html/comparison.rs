@@ -24,7 +24,9 @@ pub(super) fn write(page: &mut Page, runs: &[Run], comparisons: &[Comparison]) {
         if comparison.points.is_empty() {
             page.paragraph("", "The runs have no load point in common: nothing can be compared.");
         } else {
+            page.out.push_str("<div class=\"grid tables\">");
             comparison.points.iter().for_each(|point| page.table(&table(comparison, point)));
+            page.out.push_str("</div>");
         }
         if !comparison.unmatched.is_empty() {
             page.paragraph("quiet", &format!("Not compared: {}.", comparison.unmatched.join("; ")));

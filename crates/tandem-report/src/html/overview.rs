@@ -68,6 +68,9 @@ fn headline(page: &mut Page, run: &Run, point: &SavedPoint) {
         (&tpot::METRIC, "avg", "ms TPOT"),
         (&request_latency::METRIC, "p99", "ms latency p99"),
     ];
+    if run.verdict() == Verdict::Invalid {
+        page.paragraph("bad", "These figures must not be used:");
+    }
     page.out.push_str("<dl class=\"headline\">");
     for (metric, stat, label) in figures {
         if let Some(value) = point.stat(metric, stat) {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use tandem_metrics::Metric;
 use tandem_metrics::metrics::{
-    self, output_throughput, output_throughput_per_gpu, output_throughput_per_user, request_latency, steady_concurrency, tpot, ttft,
+    self, output_throughput_per_gpu, output_throughput_per_user, request_latency, steady_concurrency, tpot, ttft,
 };
 
 use super::figures;
@@ -96,7 +96,8 @@ static STATS: [&str; 6] = ["avg", "p50", "p90", "p99", "min", "max"];
 fn summary(page: &mut Page, run: &Run, point: &SavedPoint) {
     page.heading(3, None, "Summary");
     if run.points().len() > 1 {
-        let text = format!("At {}, the trustworthy load point with the highest throughput per GPU.", point.load.label());
+        let text =
+            format!("At {}, of the load points with the best verdict the one with the highest throughput per GPU.", point.load.label());
         page.paragraph("quiet", &text);
     }
     let known = metrics::ALL.into_iter().map(|metric| (metric.name, metric.title));
@@ -113,10 +114,9 @@ fn summary(page: &mut Page, run: &Run, point: &SavedPoint) {
 }
 
 fn points(page: &mut Page, run: &Run) {
-    let columns: [(&Metric, &str); 8] = [
+    let columns: [(&Metric, &str); 7] = [
         (&output_throughput_per_gpu::METRIC, "avg"),
         (&output_throughput_per_user::METRIC, "avg"),
-        (&output_throughput::METRIC, "avg"),
         (&ttft::METRIC, "avg"),
         (&ttft::METRIC, "p99"),
         (&tpot::METRIC, "avg"),
