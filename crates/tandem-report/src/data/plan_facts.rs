@@ -16,10 +16,8 @@ pub(crate) struct PlanFacts {
     pub(crate) workers: Vec<WorkerGroup>,
     /// Every knob in order of name.
     pub(crate) knobs: Vec<Knob>,
-    /// Requests of warm-up, point by point.
     pub(crate) routing: String,
     recipe: String,
-    gpu_type_is_default: bool,
 }
 
 /// Workers that differ in nothing but their place.
@@ -69,7 +67,6 @@ impl PlanFacts {
             workers,
             routing: kebab(&plan.frontend.routing),
             recipe: plan.recipe.clone(),
-            gpu_type_is_default: knobs.iter().all(|knob| knob.name != "GPU_TYPE" || knob.is_default),
             knobs,
         }
     }
@@ -91,9 +88,6 @@ impl PlanFacts {
     /// A command that leads to the same knobs from the built-in recipe, whatever layers they came from.
     pub(crate) fn command(&self) -> String {
         let mut words = vec!["tandem run".to_owned(), quoted(self.base_recipe())];
-        if self.gpu_type_is_default && self.base_recipe() == "deepseek-r1" {
-            words.push(format!("--gpu-type {}", self.gpu_type));
-        }
         for knob in self.set_knobs() {
             words.push(format!("--set {}", quoted(&format!("{}={}", knob.name, knob.value))));
         }
