@@ -156,7 +156,7 @@ fn add_tokens(tokens: &mut Bins, record: &RequestRecord, seconds: impl Fn(u64) -
 
 fn token_stamps(measured: &[&RequestRecord]) -> TokenStamps {
     let mut chunks = measured.iter().flat_map(|record| record.chunks.iter());
-    if measured.iter().any(|record| record.chunks.len() > 0) && chunks.all(|chunk| chunk.n_tokens.is_some()) {
+    if measured.iter().any(|record| !record.chunks.is_empty()) && chunks.all(|chunk| chunk.n_tokens.is_some()) {
         TokenStamps::Counted
     } else if measured.iter().any(|record| record.osl_tokens().is_some()) {
         TokenStamps::Spread

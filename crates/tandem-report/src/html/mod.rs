@@ -44,7 +44,7 @@ pub fn html(runs: &[Run], comparisons: &[Comparison], command: &str) -> String {
     }
     let version = env!("CARGO_PKG_VERSION");
     let _ = write!(page.out, "<footer><p>Made by tandem {version}: <code>{}</code></p></footer></main>", esc(command));
-    let _ = write!(page.out, "<div id=\"tip\" role=\"status\" hidden></div><script>{SCRIPT}</script></body></html>\n");
+    let _ = writeln!(page.out, "<div id=\"tip\" role=\"status\" hidden></div><script>{SCRIPT}</script></body></html>");
     page.out
 }
 
