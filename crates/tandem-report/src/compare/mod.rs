@@ -117,6 +117,8 @@ impl Reading {
 /// Compares `candidate` with `baseline`. Intervals come from a fixed seed: the same runs give the same comparison.
 #[must_use]
 pub fn compare(baseline: &Run, candidate: &Run) -> Comparison {
+    // Where figures must not be used nothing is better or worse, so there is no interval either.
+    let is_judged = baseline.verdict() != Verdict::Invalid && candidate.verdict() != Verdict::Invalid;
     let mut taken = vec![false; candidate.points().len()];
     let (mut points, mut unmatched) = (Vec::new(), Vec::new());
     for (i, (a, a_digest)) in baseline.points().enumerate() {
@@ -126,7 +128,11 @@ pub fn compare(baseline: &Run, candidate: &Run) -> Comparison {
             continue;
         };
         taken[j] = true;
-        points.push(MatchedPoint { load: a.load.label(), indices: (i, j), changes: changes((a, a_digest), (b, b_digest)) });
+        points.push(MatchedPoint {
+            load: a.load.label(),
+            indices: (i, j),
+            changes: changes((a, a_digest.filter(|_| is_judged)), (b, b_digest.filter(|_| is_judged))),
+        });
     }
     let left = candidate.points().zip(&taken).filter(|(_, taken)| !**taken);
     unmatched.extend(left.map(|((point, _), _)| only_in(&point.load, candidate)));
@@ -146,7 +152,8 @@ fn only_in(load: &LoadFacts, run: &Run) -> String {
 fn warnings(a: &Run, b: &Run) -> Vec<String> {
     let mut warnings = Vec::new();
     for run in [a, b].into_iter().filter(|run| run.verdict() != Verdict::Valid) {
-        warnings.push(format!("{} is {}: {}", run.name, run.verdict(), first_reason(run)));
+        let consequence = if run.verdict() == Verdict::Invalid { "; changes are shown, not judged" } else { "" };
+        warnings.push(format!("{} is {}: {}{consequence}", run.name, run.verdict(), first_reason(run)));
     }
     let mut differ = |what: &str, x: &str, y: &str| {
         if x != y {

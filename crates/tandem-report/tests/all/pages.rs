@@ -123,6 +123,15 @@ fn a_gate_fails_at_a_regression_and_only_then() {
 }
 
 #[test]
+fn nothing_is_better_or_worse_than_an_invalid_run() {
+    let mut invalid = result();
+    invalid["validity"] = json!("invalid");
+    let comparison = compare(&run("a"), &run_of("b", &invalid, Some(&text("plan.json"))));
+    assert!(comparison.points.iter().flat_map(|point| &point.changes).all(|change| change.interval.is_none()));
+    assert!(comparison.warnings[0].ends_with("changes are shown, not judged"), "{:?}", comparison.warnings);
+}
+
+#[test]
 fn a_gate_does_not_pass_without_trustworthy_common_points() {
     let gate: Gate = "tokens_per_gpu<-3%".parse().unwrap();
     let mut invalid = result();
