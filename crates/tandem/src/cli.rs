@@ -192,8 +192,8 @@ Examples:
   tandem report before after --html comparison.html     later runs are compared with the first
   tandem report my-sweep --json | jq .frontier
 
-The page is one file: it needs no network and no other file. Without --html, --markdown or --json, Markdown goes to
-standard output.")]
+The page is one file: it needs no network and no other file.
+Without --html, --markdown or --json, Markdown goes to standard output.")]
 pub(crate) struct ReportArgs {
     /// Run folders; a folder of several runs stands for all of them
     #[arg(required = true, value_name = "RUN")]
@@ -211,10 +211,11 @@ pub(crate) struct ReportArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A condition is METRIC[.STAT] < or > NUMBER[%]: with % the relative change of the candidate, without it the difference
-in the metric's unit. Metrics are those of result.json; tokens_per_gpu, tokens_per_user and latency are short for
-output_throughput_per_gpu, output_throughput_per_user and request_latency. A condition is judged at every load point
-that both runs have; what cannot be judged (a figure is missing, a run is invalid, no common load) fails.
+A condition is METRIC[.STAT] < or > NUMBER[%]: with % the relative change of the candidate,
+without it the difference in the metric's unit. Metrics are those of result.json; tokens_per_gpu,
+tokens_per_user and latency are short for output_throughput_per_gpu, output_throughput_per_user
+and request_latency. A condition is judged at every load point that both runs have; what cannot be
+judged (a figure is missing, a run is invalid, no common load) fails.
 
 Examples:
   tandem compare before after

@@ -63,12 +63,12 @@ enum Operator {
 }
 
 /// What a gate says of two runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Judgement {
-    /// Whether the build fails.
-    pub fails: bool,
-    /// Why, one sentence a load point or cause.
-    pub messages: Vec<String>,
+    /// Why the build fails, one sentence a load point or cause; empty if it does not.
+    pub failures: Vec<String>,
+    /// What was in order, one sentence a load point.
+    pub passes: Vec<String>,
 }
 
 impl FromStr for Gate {
@@ -117,7 +117,7 @@ impl Gate {
     /// Judges `candidate` against `baseline`; `comparison` is theirs.
     #[must_use]
     pub fn judge(&self, baseline: &Run, candidate: &Run, comparison: &Comparison) -> Judgement {
-        let mut judgement = Judgement { fails: false, messages: Vec::new() };
+        let mut judgement = Judgement::default();
         for run in [baseline, candidate].into_iter().filter(|run| run.verdict() == Verdict::Invalid) {
             judgement.fail(format!("{self}: {} is invalid, so nothing follows from its figures", run.name));
         }
@@ -147,15 +147,20 @@ impl Gate {
         if self.operator.holds(if change.is_finite() { change } else { 0.0 }, self.threshold) {
             judgement.fail(format!("{self}: at {load} it is {shown} ({values})"));
         } else {
-            judgement.messages.push(format!("{self}: passed at {load}, {shown} ({values})"));
+            judgement.passes.push(format!("{self}: passed at {load}, {shown} ({values})"));
         }
     }
 }
 
 impl Judgement {
+    /// Whether the build fails.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        !self.failures.is_empty()
+    }
+
     fn fail(&mut self, message: String) {
-        self.fails = true;
-        self.messages.push(message);
+        self.failures.push(message);
     }
 }
 
@@ -168,9 +173,9 @@ mod tests {
     }
 
     fn fails(text: &str, a: Option<f64>, b: Option<f64>) -> bool {
-        let mut judgement = Judgement { fails: false, messages: Vec::new() };
+        let mut judgement = Judgement::default();
         gate(text).judge_point("concurrency 1", a, b, &mut judgement);
-        judgement.fails
+        judgement.fails()
     }
 
     #[test]

@@ -115,11 +115,11 @@ fn a_gate_fails_at_a_regression_and_only_then() {
     let (before, after) = (run("before"), run_of("after", &scaled("output_throughput_per_gpu", 0.95), Some(&text("plan.json"))));
     let judge = |condition: &str, a: &Run, b: &Run| condition.parse::<Gate>().unwrap().judge(a, b, &compare(a, b));
     let judgement = judge("tokens_per_gpu<-3%", &before, &after);
-    assert!(judgement.fails);
-    assert!(judgement.messages[0].starts_with("tokens_per_gpu<-3%: at concurrency 1 it is −5.0 %"), "{:?}", judgement.messages);
-    assert!(!judge("tokens_per_gpu<-3%", &after, &before).fails);
-    assert!(!judge("tokens_per_gpu<-6%", &before, &after).fails);
-    assert!(judge("goodput<-3%", &before, &after).fails, "a figure that nobody has");
+    assert!(judgement.fails());
+    assert!(judgement.failures[0].starts_with("tokens_per_gpu<-3%: at concurrency 1 it is −5.0 %"), "{:?}", judgement.failures);
+    assert!(!judge("tokens_per_gpu<-3%", &after, &before).fails());
+    assert!(!judge("tokens_per_gpu<-6%", &before, &after).fails());
+    assert!(judge("goodput<-3%", &before, &after).fails(), "a figure that nobody has");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_gate_does_not_pass_without_trustworthy_common_points() {
     elsewhere["points"].as_array_mut().unwrap().iter_mut().for_each(|point| point["load"]["osl"] = json!(999));
     for other in [invalid, elsewhere] {
         let (a, b) = (run("a"), run_of("b", &other, None));
-        assert!(gate.judge(&a, &b, &compare(&a, &b)).fails);
+        assert!(gate.judge(&a, &b, &compare(&a, &b)).fails());
     }
 }
 

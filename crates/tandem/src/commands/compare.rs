@@ -21,11 +21,10 @@ pub(crate) fn compare(args: &CompareArgs) -> Result<(), Failure> {
     let judgements: Vec<Judgement> = gates.iter().map(|gate| gate.judge(baseline, candidate, &comparison)).collect();
     let text = if args.json { pretty(&json(&runs, &[comparison]))? } else { comparison_markdown(&comparison) };
     put(Path::new("-"), text.as_bytes())?;
-    let (failed, passed): (Vec<_>, Vec<_>) = judgements.iter().partition(|judgement| judgement.fails);
-    passed.iter().flat_map(|judgement| &judgement.messages).for_each(|message| say(message));
-    if failed.is_empty() {
+    judgements.iter().flat_map(|judgement| &judgement.passes).for_each(|message| say(message));
+    let failures: Vec<&str> = judgements.iter().flat_map(|judgement| &judgement.failures).map(String::as_str).collect();
+    if failures.is_empty() {
         return Ok(());
     }
-    let messages: Vec<&str> = failed.iter().flat_map(|judgement| &judgement.messages).map(String::as_str).collect();
-    Err(Failure::message(Exit::CheckFailed, messages.join("\n  ")))
+    Err(Failure::message(Exit::CheckFailed, failures.join("\n  ")))
 }
