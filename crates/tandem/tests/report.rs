@@ -1,5 +1,7 @@
 //! `tandem report` and `tandem compare` as a user and a build machine see them: files, exit codes, what goes where.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail like tests do")]
+
 mod common;
 
 use std::fs;

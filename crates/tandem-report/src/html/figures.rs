@@ -11,7 +11,7 @@ use crate::data::{Bins, Digest, RequestMetric, TokenStamps};
 use crate::numbers::{count, number};
 
 /// Curves beyond this in one picture cannot be told apart; the second number is for pages with many runs.
-const MAX_CURVES: [usize; 2] = [16, 8];
+const MAX_CURVES: [usize; 2] = [16, 4];
 /// Rows of the table beside a time series.
 const MAX_TABLE_ROWS: usize = 16;
 /// Workers with a line each; of more, one line and the band that holds all.

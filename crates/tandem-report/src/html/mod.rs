@@ -23,8 +23,8 @@ use parts::Page;
 const STYLE: &str = include_str!("../assets/page.css");
 const SCRIPT: &str = include_str!("../assets/page.js");
 
-/// Load points that are shown request by request; of more, only the figures. Keeps a page below two megabytes.
-const MAX_DETAILED_POINTS: usize = 24;
+/// Load points that are shown request by request; of more, only the figures. The second number is for pages with many runs.
+const MAX_DETAILED_POINTS: [usize; 2] = [24, 8];
 
 /// With more runs than this, each is drawn with fewer bins, curves and lines.
 const MAX_RUNS_IN_FULL: usize = 4;
@@ -74,7 +74,7 @@ fn detailed_points(runs: &[Run]) -> Vec<Vec<bool>> {
     let mut chosen: Vec<Vec<bool>> = runs.iter().map(|run| vec![false; run.points().len()]).collect();
     let standing = runs.iter().enumerate().filter_map(|(i, run)| run.result.summary_point.map(|point| (i, point)));
     let all = runs.iter().enumerate().flat_map(|(i, run)| (0..run.points().len()).map(move |point| (i, point)));
-    let mut left = MAX_DETAILED_POINTS;
+    let mut left = MAX_DETAILED_POINTS[usize::from(runs.len() > MAX_RUNS_IN_FULL)];
     for (run, point) in standing.chain(all) {
         if let Some(is_chosen) = chosen[run].get_mut(point).filter(|is_chosen| !**is_chosen && left > 0) {
             *is_chosen = true;

@@ -17,6 +17,9 @@ use crate::escape::esc;
 use crate::labels::figure_label;
 use crate::numbers::{bytes, count, number};
 
+/// Runs whose engine steps are drawn.
+const MAX_RUNS_WITH_STEPS: usize = 8;
+
 /// `is_detailed` says for each load point whether its requests are shown.
 pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[bool]) {
     let _ = write!(page.out, "<section id=\"run-{}\"><h2>{} {}</h2>", index + 1, esc(&run.name), badge(run.verdict()));
@@ -31,7 +34,10 @@ pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[boo
         figures::distributions(page, run);
         details(page, run, is_detailed);
     }
-    if !run.logs.is_empty() {
+    if !run.logs.is_empty() && index >= MAX_RUNS_WITH_STEPS {
+        page.heading(3, None, "Engine steps");
+        page.paragraph("quiet", "Left out, to keep this page small: a page with fewer runs has them.");
+    } else if !run.logs.is_empty() {
         page.heading(3, None, "Engine steps");
         page.paragraph(
             "quiet",

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tandem_metrics::{Chunk, LoadPhase, RequestRecord};
 use tandem_plan::Phase;
-use tandem_report::{PhaseLog, Run};
+use tandem_report::{PhaseLog, Run, html};
 
 use crate::fixture::{page, result};
 use crate::markup::Markup;
@@ -61,5 +61,9 @@ fn a_page_of_many_large_runs_is_below_two_megabytes() {
     let page = page(&runs);
     assert!(page.len() < MAX_BYTES, "{} bytes", page.len());
     assert!(page.contains("left out, to keep this page small") && page.contains("60 of 2,500 requests"));
+    Markup::read(&page);
+    let dozen: Vec<Run> = runs.iter().cycle().take(12).cloned().collect();
+    let page = html(&dozen, &[], "");
+    assert!(page.len() < MAX_BYTES, "{} bytes of a dozen runs", page.len());
     Markup::read(&page);
 }
