@@ -45,6 +45,10 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Drive any OpenAI-compatible endpoint with load
     Load(LoadArgs),
+    /// Make a page, a table or JSON of one or more run folders
+    Report(ReportArgs),
+    /// Compare two runs, and fail when a figure got worse than it may
+    Compare(CompareArgs),
     /// List the built-in recipes
     List,
     /// Serve the OpenAI API in front of the workers of a plan (one process of a deployment)
@@ -179,6 +183,56 @@ pub(crate) struct LoadArgs {
     /// Directory for the results
     #[arg(long, value_name = "DIR", default_value = "artifacts")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tandem report my-sweep --html report.html
+  tandem report before after --html comparison.html     later runs are compared with the first
+  tandem report my-sweep --json | jq .frontier
+
+The page is one file: it needs no network and no other file.
+Without --html, --markdown or --json, Markdown goes to standard output.")]
+pub(crate) struct ReportArgs {
+    /// Run folders; a folder of several runs stands for all of them
+    #[arg(required = true, value_name = "RUN")]
+    pub(crate) runs: Vec<PathBuf>,
+    /// Write one self-contained HTML page
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write Markdown, to standard output unless `=FILE` follows
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    pub(crate) markdown: Option<PathBuf>,
+    /// Write JSON, to standard output unless `=FILE` follows
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A condition is METRIC[.STAT] < or > NUMBER[%]: with % the relative change of the candidate,
+without it the difference in the metric's unit. Metrics are those of result.json; tokens_per_gpu,
+tokens_per_user and latency are short for output_throughput_per_gpu, output_throughput_per_user
+and request_latency. A condition is judged at every load point that both runs have; what cannot be
+judged (a figure is missing, a run is invalid, no common load) fails.
+
+Examples:
+  tandem compare before after
+  tandem compare before after --fail-if \"tokens_per_gpu<-3%\" --fail-if \"ttft.p99>10%\"")]
+pub(crate) struct CompareArgs {
+    /// Run folder to compare with
+    #[arg(value_name = "BASELINE")]
+    pub(crate) baseline: PathBuf,
+    /// Run folder to judge
+    #[arg(value_name = "CANDIDATE")]
+    pub(crate) candidate: PathBuf,
+    /// Exit with code 8 when this holds, e.g. `tokens_per_gpu<-3%`; may be given several times
+    #[arg(long, value_name = "CONDITION")]
+    pub(crate) fail_if: Vec<String>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(args),
         Command::Plan(args) => commands::plan::plan(&args),
         Command::Load(args) => commands::load::load(args),
+        Command::Report(args) => commands::report::report(&args),
+        Command::Compare(args) => commands::compare::compare(&args),
         Command::List => commands::list::list(),
         Command::Serve(args) => commands::serve::serve(args),
         Command::Worker(args) => commands::worker::worker(args),

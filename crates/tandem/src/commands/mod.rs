@@ -1,8 +1,10 @@
 //! One file a command: flags in, work done, a failure with its exit code out.
 
+pub(crate) mod compare;
 pub(crate) mod list;
 pub(crate) mod load;
 pub(crate) mod plan;
+pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod serve;
 pub(crate) mod worker;
@@ -12,4 +14,5 @@ mod progress;
 mod recipe;
 mod results;
 mod run_folder;
+mod run_reader;
 mod tokenizer;

@@ -1,0 +1,142 @@
+//! One run: what its files say, put together piece by piece by whoever reads them.
+
+use tandem_metrics::metrics::Metric;
+use tandem_metrics::{RequestRecord, Verdict};
+use tandem_plan::Phase;
+
+use super::digest::Digest;
+use super::error::ReportError;
+use super::iterations::PhaseLog;
+use super::plan_facts::PlanFacts;
+use super::result_file::{ResultFile, SavedPoint};
+
+/// One run of a report.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Short name, unique within a report.
+    pub name: String,
+    /// Where it lies, as the reader named it.
+    pub path: String,
+    pub(crate) result: ResultFile,
+    pub(crate) plan: Option<PlanFacts>,
+    /// One for each point of the result, in its order.
+    pub(crate) digests: Vec<Option<Digest>>,
+    pub(crate) logs: Vec<(Phase, PhaseLog)>,
+    pub(crate) evidence: Vec<Evidence>,
+    /// What could not be read: said on the page, so that nothing is missing silently.
+    pub(crate) problems: Vec<String>,
+}
+
+/// A file that figures rest on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// Path within the run folder.
+    pub path: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Where the records of a load point are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PointSource {
+    /// Index of the point.
+    pub index: usize,
+    /// Its directory within the run folder.
+    pub directory: String,
+}
+
+impl Run {
+    /// A run of which `result.json` has been read.
+    ///
+    /// # Errors
+    /// If that is not a readable account of a run.
+    pub fn new(name: impl Into<String>, path: impl Into<String>, result_json: &str) -> Result<Self, ReportError> {
+        let result = ResultFile::parse(result_json)?;
+        Ok(Run {
+            name: name.into(),
+            path: path.into(),
+            plan: None,
+            digests: vec![None; result.points.len()],
+            logs: Vec::new(),
+            evidence: Vec::new(),
+            problems: Vec::new(),
+            result,
+        })
+    }
+
+    /// Where to read records from.
+    pub fn point_sources(&self) -> impl Iterator<Item = PointSource> + '_ {
+        let source = |(index, point): (usize, &SavedPoint)| PointSource { index, directory: point.directory.clone() };
+        self.result.points.iter().enumerate().map(source)
+    }
+
+    /// Takes the text of `plan.json`; one that cannot be understood becomes a problem of the run.
+    pub fn set_plan(&mut self, text: &str) {
+        match PlanFacts::parse(text) {
+            Ok(plan) => {
+                if let Some(hash) = self.result.plan_hash.as_ref().filter(|hash| **hash != plan.hash) {
+                    self.problems
+                        .push(format!("plan.json has hash {}, result.json was made from {hash}: they do not belong together", plan.hash));
+                }
+                self.plan = Some(plan);
+            }
+            Err(error) => self.problems.push(format!("plan.json cannot be understood: {error}")),
+        }
+    }
+
+    /// Reduces the records of point `index`, warm-up included.
+    pub fn set_records(&mut self, index: usize, records: &[RequestRecord]) {
+        let Some(point) = self.result.points.get(index) else { return };
+        let digest = Digest::of(records, point.load.streaming);
+        let n_saved = point.outcomes.values().sum::<u64>();
+        let n_found = digest.as_ref().map_or(0, |digest| digest.n_measured) as u64;
+        if n_found != n_saved {
+            self.problems.push(format!("{}: {n_found} records, result.json counts {n_saved}", point.directory));
+        }
+        self.digests[index] = digest;
+    }
+
+    /// Takes the iteration lines of a phase.
+    pub fn set_log(&mut self, phase: Phase, log: PhaseLog) {
+        if log.n_unreadable > 0 {
+            self.problems.push(format!("{} iteration lines of the {phase} workers cannot be understood", log.n_unreadable));
+        }
+        if log.n_steps() > 0 {
+            self.logs.push((phase, log));
+        }
+    }
+
+    /// Says that something could not be read.
+    pub fn add_problem(&mut self, message: impl Into<String>) {
+        self.problems.push(message.into());
+    }
+
+    /// Names a file that figures rest on.
+    pub fn add_evidence(&mut self, file: Evidence) {
+        self.evidence.push(file);
+    }
+
+    /// Whether its figures can be trusted.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.result.validity
+    }
+
+    pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = (&SavedPoint, Option<&Digest>)> {
+        self.result.points.iter().zip(self.digests.iter().map(Option::as_ref))
+    }
+
+    /// The point that stands for the run.
+    pub(crate) fn summary_point(&self) -> Option<&SavedPoint> {
+        self.result.points.get(self.result.summary_point?)
+    }
+
+    pub(crate) fn is_simulated(&self) -> bool {
+        self.result.kind == "simulated"
+    }
+
+    /// Whether any point has a value of the metric.
+    pub(crate) fn has(&self, metric: &Metric) -> bool {
+        self.result.points.iter().any(|point| point.summary.contains_key(metric.name))
+    }
+}
