@@ -55,7 +55,8 @@ fn clippy(root: &Path, cargo: &str) -> Result<(Outcome, String)> {
     if !available(cargo, &["clippy", "--version"]) {
         return Ok((Outcome::NotRun("clippy is missing: rustup component add clippy".into()), String::new()));
     }
-    let done = tool(root, cargo, &["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[], |_| false)?;
+    let done =
+        tool(root, cargo, &["clippy", "--workspace", "--all-targets", "--quiet", "--keep-going", "--", "-D", "warnings"], &[], |_| false)?;
     Ok((verdict(done.success, "see above"), String::new()))
 }
 
@@ -77,7 +78,7 @@ fn doctests(root: &Path, cargo: &str) -> Result<(Outcome, String)> {
 
 fn doc(root: &Path, cargo: &str) -> Result<(Outcome, String)> {
     let env = [("RUSTDOCFLAGS", "-D warnings")];
-    let done = tool(root, cargo, &["doc", "--workspace", "--no-deps", "--quiet"], &env, |_| false)?;
+    let done = tool(root, cargo, &["doc", "--workspace", "--no-deps", "--quiet", "--keep-going"], &env, |_| false)?;
     Ok((verdict(done.success, "see above"), String::new()))
 }
 

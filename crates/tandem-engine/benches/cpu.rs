@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p tandem-engine [-- FILTER…]`: `gemm`, `nano`, `mid`, and `prefill` or `decode` alone. Rates are the best of
 //! several runs, because other processes can only make a run slower; figures for one thread count the time on
-//! a core (Linux), those for two threads wall time.
+//! a core, those for two threads wall time.
 
 #![allow(
     clippy::print_stdout,
@@ -14,6 +14,7 @@
 use std::time::{Duration, Instant};
 
 use gemm::{Parallelism, gemm};
+use rustix::time::{ClockId, clock_gettime};
 use tandem_engine::checkpoint::{self, builtin_model};
 use tandem_engine::cpu::{AttentionForm, Op, Profile, time_gemm};
 use tandem_engine::{Batch, BatchEntry, CpuEngine, CpuOptions, Engine, NoObserver, Sampling};
@@ -77,21 +78,18 @@ struct Watch {
     on_core: Option<Duration>,
 }
 
-fn on_core() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    Some(Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?))
+fn on_core() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap(), u32::try_from(time.tv_nsec).unwrap())
 }
 
 impl Watch {
     fn start(threads: usize) -> Self {
-        Self { wall: Instant::now(), on_core: if threads == 1 { on_core() } else { None } }
+        Self { wall: Instant::now(), on_core: (threads == 1).then(on_core) }
     }
 
     fn elapsed(&self) -> Duration {
-        match (self.on_core, on_core()) {
-            (Some(start), Some(now)) => now - start,
-            _ => self.wall.elapsed(),
-        }
+        self.on_core.map_or_else(|| self.wall.elapsed(), |start| on_core() - start)
     }
 }
 

@@ -210,6 +210,8 @@ impl Lifecycle {
     fn on_failed(&mut self, from: Phase, kind: FailureKind, message: String) -> Step {
         match kind {
             _ if self.is_done() => Step::Wait,
+            // The decode worker computes, so the KV cache did arrive: only its acknowledgement was lost.
+            FailureKind::Transfer if from == Phase::Prefill && self.n_tokens > 1 => Step::Wait,
             FailureKind::Impossible => self.fail(Failure::Impossible(message)),
             FailureKind::Engine => self.fail(Failure::Worker { phase: from, message }),
             FailureKind::Transfer | FailureKind::Expired => self.retry_or(Failure::Worker { phase: from, message }),
@@ -324,6 +326,14 @@ mod tests {
             assert_eq!(life.begin(), Step::Reserve);
             assert_eq!(life.on(Input::Lost(Phase::Decode)), Step::Fail(Failure::WorkerLost(Phase::Decode)), "tries are bounded");
         }
+    }
+
+    #[test]
+    fn a_lost_acknowledgement_does_not_end_a_request_that_decodes() {
+        let mut life = decoding(3, true);
+        assert_eq!(life.on(tokens(Phase::Decode, &[2], None)), deliver(&[2], None));
+        assert_eq!(life.on(failed(Phase::Prefill, FailureKind::Transfer)), Step::Wait);
+        assert_eq!(life.on(tokens(Phase::Decode, &[3], Some(FinishReason::Length))), deliver(&[3], Some(FinishReason::Length)));
     }
 
     #[test]

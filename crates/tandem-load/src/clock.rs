@@ -1,7 +1,7 @@
 //! The run's clock: monotonic nanoseconds since the start of the run, and how wall time maps to them.
 //!
 //! Every stamp in the crate is a [`Nanos`] of one [`Clock`]. The kernel stamps received data with
-//! wall time; [`WallOffset`] turns that into monotonic time and is measured again and again, so
+//! wall time; `WallOffset` turns that into monotonic time and is measured again and again, so
 //! that a clock being slewed does not bend latencies.
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

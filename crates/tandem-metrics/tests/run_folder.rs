@@ -148,7 +148,7 @@ fn check(arguments: &[&str], folder: &Path) -> Option<(Option<i32>, String)> {
             Some((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
         }
         Err(error) => {
-            eprintln!("not run: no python3: {error}");
+            tandem_testkit::not_run("tests/check_run.py", format!("python3: {error}"));
             None
         }
     }

@@ -1,6 +1,6 @@
 //! Exact arithmetic on a DeepSeek-V2/V3 architecture: parameters by part, bytes of a rank, KV bytes of a token.
 //!
-//! One table of matrices ([`layer_matrices`], [`end_matrices`]) says which weights exist, how each is split over
+//! One table of matrices (`layer_matrices`, `end_matrices`) says which weights exist, how each is split over
 //! ranks and in which precision a checkpoint stores it; counts and bytes are sums over that table, so they cannot
 //! disagree. Split rules: attention data parallelism replicates everything but the routed experts; without it heads,
 //! feed-forward columns and vocabulary are split by TP. Experts are split by EP, and each by TP / EP. Pipeline stages hold whole layers.

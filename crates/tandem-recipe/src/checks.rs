@@ -68,9 +68,6 @@ fn check_cpu(draft: &Draft<'_>) -> Check {
             return lacks(&servers.knob("WORLD_SIZE"), what, "use one device a server and more servers, or ENGINE=modeled");
         }
     }
-    if s.gen_mtp_size > 0 {
-        return lacks("GEN_MTP_SIZE", "multi-token prediction".to_owned(), "use GEN_MTP_SIZE=0, or ENGINE=modeled");
-    }
     if s.gen_eplb_num_slots > 0 {
         return lacks("GEN_EPLB_NUM_SLOTS", "expert load balancing".to_owned(), "use GEN_EPLB_NUM_SLOTS=0, or ENGINE=modeled");
     }

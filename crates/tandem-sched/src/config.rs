@@ -20,6 +20,8 @@ pub struct SchedConfig {
     pub block_size: u32,
     /// KV blocks in all.
     pub n_blocks: u32,
+    /// Tokens that the engine drafts and verifies beside each decoding sequence's own (MTP); 0 = off.
+    pub n_drafts: u32,
 }
 
 /// A limit that no scheduler can work with.
@@ -68,7 +70,7 @@ pub enum SubmitError {
 impl SchedConfig {
     /// The limits of one rank of a worker plan.
     #[must_use]
-    pub const fn new(limits: &EngineLimits, kv: &KvPlan) -> Self {
+    pub const fn new(limits: &EngineLimits, kv: &KvPlan, n_drafts: u32) -> Self {
         Self {
             max_batch_size: limits.max_batch_size,
             max_num_tokens: limits.max_num_tokens,
@@ -76,19 +78,26 @@ impl SchedConfig {
             chunked_prefill: limits.chunked_prefill,
             block_size: kv.block_size,
             n_blocks: kv.n_blocks,
+            n_drafts,
         }
     }
 
-    /// Sequences that can be in the running batch: each of them needs room for one token a step.
+    /// Tokens that a decoding sequence takes of a step's `max_num_tokens`.
+    #[must_use]
+    pub(crate) const fn decode_tokens(&self) -> u32 {
+        1 + self.n_drafts
+    }
+
+    /// Sequences that can be in the running batch: each of them needs room for its decode tokens in a step.
     #[must_use]
     pub(crate) fn batch_limit(&self) -> usize {
-        self.max_batch_size.min(self.max_num_tokens) as usize
+        self.max_batch_size.min(self.max_num_tokens / self.decode_tokens()) as usize
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         for (field, value) in [
             ("max_batch_size", self.max_batch_size),
-            ("max_num_tokens", self.max_num_tokens),
+            ("max_num_tokens / (1 + n_drafts)", self.max_num_tokens / self.decode_tokens()),
             ("max_seq_len", self.max_seq_len),
             ("block_size", self.block_size),
             ("n_blocks", self.n_blocks),

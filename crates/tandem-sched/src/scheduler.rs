@@ -312,13 +312,14 @@ impl Scheduler {
     }
 
     fn schedule_decodes(&mut self, step: &mut Step, budget: &mut u32) {
+        let n_tokens = self.config.decode_tokens();
         for &key in &self.running {
             let sequence = self.sequences.get_mut(key).expect("the batch holds living sequences");
             if sequence.state != SeqState::Decoding {
                 continue;
             }
             sequence.in_step = true;
-            *budget -= 1;
+            *budget -= n_tokens;
             step.n_gen_tokens += 1;
             let (id, start) = (sequence.id, sequence.n_cached);
             step.entries.push(StepEntry { id, phase: Phase::Decode, rank: 0, start, n_tokens: 1, emits: true, key });

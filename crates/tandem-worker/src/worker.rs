@@ -101,11 +101,12 @@ fn start(
     let info = engine.info();
     let shape = KvShape { n_layers: info.n_kv_layers, bytes_per_token_layer: info.kv_bytes_per_token_layer() };
     let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let n_drafts = if worker.phase == Phase::Decode { worker.mtp_size } else { 0 };
     // The engine knows what it has allocated; the plan asked for it.
     let config = SchedConfig {
         block_size: narrow(info.block_size),
         n_blocks: narrow(info.n_blocks),
-        ..SchedConfig::new(&worker.limits, &worker.kv)
+        ..SchedConfig::new(&worker.limits, &worker.kv, n_drafts)
     };
     let resources = Resources { scheduler: Scheduler::new(config)?, engine, out: Outgoing::new(outbox), totals: Totals::default() };
     let eos = plan.model.config.eos_token_id;

@@ -96,7 +96,7 @@ Ctrl-C once stops sending, finishes what is in flight, writes what there is, mar
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
-    /// The run folder (default: experiments/isl<ISL>_osl<OSL>_<time>, below $LLMB_WORKLOAD if that is set)
+    /// The run folder (default: `experiments/isl<ISL>_osl<OSL>_<time>`, below $LLMB_WORKLOAD if that is set)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Seconds until the deployment must be ready

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Background, metric, stderr, stdout, wait_for};
+use tandem_testkit::not_run;
 
 /// Exit code of a script that could not install its client.
 const NOT_RUN: i32 = 77;
@@ -23,11 +24,12 @@ fn drive(script: &str, more: &[&str]) {
     let path = repository().join("tests/clients").join(script);
     let output = match Command::new("python3").arg(path).args([&url, "nano"]).args(more).output() {
         Ok(output) => output,
-        Err(error) => return eprintln!("not run: {script} needs python3 ({error})"),
+        Err(error) => return not_run(script, format!("python3: {error}")),
     };
     match output.status.code() {
         Some(0) => {}
-        Some(NOT_RUN) => eprintln!("not run: {}{}", stdout(&output), stderr(&output)),
+        // The script has noted its reason.
+        Some(NOT_RUN) => return,
         code => panic!("{script} ended with {code:?}\n{}{}\n{}", stdout(&output), stderr(&output), run.stderr()),
     }
     wait_for("all KV blocks to be free", || metric(&url, "tandem_kv_blocks_used").iter().all(|(_, used)| *used == 0.0).then_some(()));

@@ -49,6 +49,8 @@ fn a_run_writes_every_file_and_its_figures_follow_from_the_records() {
     assert!(check_all_json(&out) >= 8);
     // Requests this short leave gaps between them that a busy machine makes suspect.
     assert_ne!(read_json(&out.join("result.json"))["validity"], "invalid");
+    let stopped: Vec<_> = events(&out).into_iter().filter(|e| e["event"] == "process_stopped").collect();
+    assert!(stopped.len() == 3 && stopped.iter().all(|e| e["code"] == 0), "a normal end is no failure: {stopped:?}");
     let decode_log = fs::read_to_string(out.join("logs/decode.log")).unwrap();
     assert!(decode_log.lines().all(|line| line.contains("num_generation_tokens")) && decode_log.lines().count() > 8);
     check_with_the_independent_script(&out);
@@ -59,7 +61,7 @@ fn check_with_the_independent_script(out: &std::path::Path) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/check_run.py");
     match Command::new("python3").arg(script).arg(out).output() {
         Ok(check) => assert!(check.status.success(), "{}{}", stdout(&check), stderr(&check)),
-        Err(error) => eprintln!("not run: the independent check of the figures needs python3 ({error})"),
+        Err(error) => tandem_testkit::not_run("the independent check of the figures", format!("python3: {error}")),
     }
 }
 

@@ -25,19 +25,35 @@ fn wait_until_no_block_is_held(url: &str) {
     });
 }
 
-#[test]
-fn the_trained_model_says_over_two_processes_what_the_reference_says() {
-    let (_run, url) = Background::serve(&["nano"]);
-    let golden: Value = serde_json::from_str(include_str!("../../../models/nano/golden.json")).unwrap();
+/// Asks for the reference's texts and returns the decode worker's steps.
+fn check_golden_texts(settings: &[&str]) -> f64 {
+    let (_run, url) = Background::serve(&[&["nano"], settings].concat());
+    let golden: Value = serde_json::from_str(include_str!("../../../models/nano/golden.json")).expect("JSON");
+    let of_decode = |name: &str| metric(&url, name).into_iter().filter(|(key, _)| key.contains("decode")).map(|(_, n)| n).sum::<f64>();
     let prompts = [("docs", "/// Returns the number of elements in the "), ("question", "What is a key-value cache?")];
     for (name, prompt) in prompts {
         let (status, answer) = post(&url, "/v1/chat/completions", &chat(prompt, 64));
         assert_eq!(status, 200, "{answer}");
         assert_eq!(answer["choices"][0]["message"]["content"], golden[name]["text"], "{name}");
         assert_eq!(answer["usage"]["completion_tokens"], 64);
-        assert_eq!(answer["usage"]["prompt_tokens"], golden[name]["prompt"].as_array().unwrap().len());
+        assert_eq!(answer["usage"]["prompt_tokens"], golden[name]["prompt"].as_array().expect("a list").len());
     }
     wait_until_no_block_is_held(&url);
+    // All tokens but each prompt's first are the decode worker's; it tells with its next heartbeat. Canaries come on top.
+    wait_for("the steps to be known", || (of_decode("tandem_worker_output_tokens_total") >= 126.0 + 6.0).then_some(()));
+    of_decode("tandem_engine_steps_total")
+}
+
+#[test]
+fn the_trained_model_says_over_two_processes_what_the_reference_says() {
+    check_golden_texts(&[]);
+}
+
+#[test]
+fn drafts_change_the_number_of_steps_and_no_token() {
+    let (plain, drafted) = (check_golden_texts(&[]), check_golden_texts(&["--set", "GEN_MTP_SIZE=1", "--set", "GEN_MAX_NUM_TOKENS=16"]));
+    // Nine drafts of ten are right (golden.json), so almost half of the steps are saved.
+    assert!(drafted < 0.65 * plain, "{drafted} steps with drafts, {plain} without");
 }
 
 /// Starts a streaming request and returns its lines.

@@ -156,7 +156,6 @@ fn plans_that_cannot_work() {
             set("ENGINE=dynamo-trtllm"),
             set("WEIGHT_DTYPE=nvfp4"),
             set("CTX_WORLD_SIZE=2"),
-            set("GEN_MTP_SIZE=1"),
             set("GEN_EPLB_NUM_SLOTS=32"),
             ("3 ranks of 8 heads", inputs("nano", &["ENGINE=modeled", "CTX_WORLD_SIZE=3"])),
         ]),

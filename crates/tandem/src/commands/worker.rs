@@ -1,13 +1,20 @@
 //! `tandem worker`: one prefill or decode worker of a plan.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use tandem_plan::{Plan, WorkerPlan};
+use tandem_worker::WorkerError;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::recipe::read_plan;
 use crate::cli::WorkerArgs;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::signals::until_stopped;
+
+/// When the frontend is gone, the order to stop may still be on its way for this long.
+const TEARDOWN: Duration = Duration::from_millis(500);
 
 pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
     let plan = read_plan(&args.plan)?;
@@ -21,7 +28,12 @@ pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
         let engine = engine.or_exit(Exit::Bug)?.or_exit(Exit::NotReady)?;
         let kv = TcpListener::bind(&args.kv).await.with_context(|| format!("cannot listen on {}", args.kv)).or_exit(Exit::NotReady)?;
         let options = tandem_worker::WorkerOptions::new(frontend, kv);
-        tandem_worker::run(&plan, &worker, engine, options, shutdown).await.or_exit(Exit::Died)
+        let ended = tandem_worker::run(&plan, &worker, engine, options, shutdown.clone()).await;
+        if matches!(ended, Err(WorkerError::FrontendLost(_))) && timeout(TEARDOWN, shutdown.cancelled()).await.is_ok() {
+            // The whole deployment stops, and the frontend was only faster.
+            return Ok(());
+        }
+        ended.or_exit(Exit::Died)
     }))
 }
 
