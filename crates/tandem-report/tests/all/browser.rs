@@ -2,26 +2,19 @@
 //!
 //! Needs Chromium; without one the test says that it was not run, and passes.
 
-use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tandem_testkit::not_run;
+
 use crate::fixture::{page, run};
 
+const WHAT: &str = "the report in a browser";
 const PROGRAMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome", "chrome"];
 /// Between two looks at whether the browser has ended, and how many looks it gets: two minutes.
 const POLL: Duration = Duration::from_millis(20);
 const MAX_POLLS: u32 = 6_000;
-
-/// Says on standard error and in the ledger of the checks that this was not run.
-fn not_run(reason: &str) {
-    eprintln!("not run: the report in a browser: {reason}");
-    if let Some(ledger) = std::env::var_os("TANDEM_NOT_RUN_FILE") {
-        let opened = OpenOptions::new().append(true).create(true).open(ledger);
-        let _ = opened.and_then(|mut file| writeln!(file, "the report in a browser: {reason}"));
-    }
-}
 
 /// Standard output and standard error of a program that ends within the deadline.
 fn output(command: &mut Command) -> Option<(String, String)> {
@@ -61,10 +54,10 @@ fn a_browser_draws_the_page_without_complaint() {
         output(Command::new(program).args(flags).arg(profile).arg(format!("file://{}", file.display())))
     };
     let Some((dom, log)) = PROGRAMS.iter().find_map(dump) else {
-        return not_run("there is no Chromium (Debian: apt-get install chromium)");
+        return not_run(WHAT, "there is no Chromium (Debian: apt-get install chromium)");
     };
     if !dom.contains("<html") {
-        return not_run(&format!("Chromium does not start here: {}", log.lines().last().unwrap_or_default()));
+        return not_run(WHAT, format!("Chromium does not start here: {}", log.lines().last().unwrap_or_default()));
     }
     let complaints: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();
     assert!(complaints.is_empty(), "{complaints:#?}");
