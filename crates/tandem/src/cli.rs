@@ -51,6 +51,10 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// List the built-in recipes
     List,
+    /// Predict measured rows (CSV) and show by how much the predictions are off
+    Evaluate(EvaluateArgs),
+    /// Fit the constants of the performance model to measured rows (CSV)
+    Calibrate(CalibrateArgs),
     /// Serve the OpenAI API in front of the workers of a plan (one process of a deployment)
     Serve(ServeArgs),
     /// Compute for a frontend (one process of a deployment)
@@ -277,4 +281,40 @@ pub(crate) struct WorkerArgs {
     /// End when standard input closes (so that it ends with what started it)
     #[arg(long)]
     pub(crate) stop_with_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The table has one measured configuration a line; columns are found by their names (id, kind, hardware, framework, precision, isl, osl,
+concurrency, n_ctx, ctx_tp …, n_gen, gen_tp …, out_tps_per_gpu, tpot_ms_median, ttft_ms_median, ttft_ms_p99). What a row leaves open
+gets a default that the JSON names. No row is refused; lines without a concurrency are counted and skipped.")]
+pub(crate) struct EvaluateArgs {
+    /// Measured rows
+    #[arg(long, value_name = "CSV")]
+    pub(crate) rows: PathBuf,
+    /// Constants to predict with (default: those that ship)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
+    /// A hardware table of your own, in the form of the shipped one (default: h100, h200, b200, gb200, b300, gb300)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hardware: Option<PathBuf>,
+    /// Print JSON: tables, and the prediction of each row
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CalibrateArgs {
+    /// Measured rows, in the form that `tandem evaluate` reads
+    #[arg(long, value_name = "CSV")]
+    pub(crate) rows: PathBuf,
+    /// Where the constants go
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// What the file says about where the rows come from
+    #[arg(long, value_name = "TEXT", default_value = "rows given by the user")]
+    pub(crate) source: String,
+    /// Fit only; skip the tables of errors on rows that were not fitted (and the intervals that come from them)
+    #[arg(long)]
+    pub(crate) fit_only: bool,
 }

@@ -1,0 +1,83 @@
+//! Rates of the predictor: static step times, and whole simulated runs. Prints one line each; the targets are in the lines.
+
+#![expect(clippy::disallowed_methods, reason = "a benchmark measures real time; the crate itself has none")]
+
+use std::hint::black_box;
+use std::io::Write;
+use std::time::Instant;
+
+use tandem_plan::{ParallelLayout, WeightDtype};
+use tandem_sim::cost::DecodeLoad;
+use tandem_sim::des::{Lengths, Load, simulate};
+use tandem_sim::fit::Constants;
+use tandem_sim::model::Model;
+use tandem_sim::rows::{Kind, Pool, Scenario};
+
+fn main() {
+    let mut out = std::io::stdout().lock();
+    let model = Model::deepseek_r1(Constants::shipped());
+    let scenario = recipe();
+    let cost = model.decode_cost(&scenario, model.factors(&scenario).decode);
+    let steps = 4_000_000;
+    let began = Instant::now();
+    let mut sum = 0.0;
+    for i in 0..steps {
+        let batch = f64::from(1 + i % 256);
+        sum += cost.step(DecodeLoad { rank_sequences: batch, rank_context: batch * 8000.0, sequences: batch * 8.0 });
+    }
+    black_box(sum);
+    let rate = f64::from(steps) / began.elapsed().as_secs_f64();
+    let _ = writeln!(out, "static decode steps: {:.1} M/s (target: 1 M/s)", rate / 1e6);
+
+    let deployment = model.deployment(&scenario, model.factors(&scenario));
+    for (name, lengths) in
+        [("fixed", [Lengths::Fixed(8150), Lengths::Fixed(1024)]), ("uniform", [Lengths::Uniform(6554, 8192), Lengths::Uniform(819, 1024)])]
+    {
+        let load = Load { isl: lengths[0], osl: lengths[1], ..scenario.load };
+        let mut times: Vec<f64> = (0..20)
+            .map(|_| {
+                let began = Instant::now();
+                black_box(simulate(&deployment, &load));
+                began.elapsed().as_secs_f64() * 1e3
+            })
+            .collect();
+        times.sort_by(f64::total_cmp);
+        let _ = writeln!(
+            out,
+            "run of 10,000 requests at concurrency 2,048, {name} lengths: {:.1} ms median, {:.1} ms best (target: 10 ms)",
+            times[10], times[0]
+        );
+    }
+}
+
+/// The published GB200 configuration.
+fn recipe() -> Scenario {
+    let pool = |workers, tp, max_batch, max_tokens| Pool {
+        workers,
+        layout: ParallelLayout { tp, pp: 1, ep: tp, attention_dp: true },
+        max_batch,
+        max_tokens,
+        memory_fraction: 0.8,
+    };
+    Scenario {
+        kind: Kind::Disaggregated,
+        hardware: "gb200".to_owned(),
+        stack: "trt".to_owned(),
+        months: 0.0,
+        weights: WeightDtype::Nvfp4,
+        prefill: pool(6, 4, 1, 8448),
+        decode: pool(1, 8, 256, 256),
+        mtp: 0,
+        eplb_slots: 0,
+        gpus: 32.0,
+        load: Load {
+            concurrency: 2048,
+            requests: 10_000,
+            isl: Lengths::Fixed(8150),
+            osl: Lengths::Fixed(1024),
+            seed: 100,
+            stream_interval: 20,
+        },
+        assumed: Vec::new(),
+    }
+}

@@ -1,0 +1,17 @@
+//! Predicts what a deployment will do before any GPU is used: step times, a simulation of the whole closed loop, and errors against
+//! measured rows.
+//!
+//! Pure: text and values in, values out; virtual time only. Reading order: `hardware` (peaks), `cost` (one step), `des` (one run),
+//! `rows` (what was measured), `model` (from a row to a run), `fit` (constants), `evaluate` (errors), `predict` (a plan's prediction).
+//!
+//! Not here: memory (`tandem_plan::memory`), and what to try next.
+
+mod aggregated;
+pub mod cost;
+pub mod des;
+pub mod evaluate;
+pub mod fit;
+pub mod hardware;
+pub mod model;
+pub mod predict;
+pub mod rows;

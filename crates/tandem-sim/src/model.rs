@@ -1,0 +1,165 @@
+//! From a scenario and constants to a deployment that can be simulated.
+
+use tandem_plan::facts::Loaded;
+use tandem_plan::memory::{MemoryQuestion, memory};
+use tandem_plan::{Bytes, EngineKind, EngineLimits, KvDtype, ModelConfig};
+
+use crate::cost::{Correction, DecodeCost, ModelFacts, PrefillCost, Shape};
+use crate::des::{DecodePool, Deployment, PrefillPool, RankSpread, Transfer};
+use crate::fit::{Constants, decode_features, prefill_features};
+use crate::hardware::{self, GpuSpec};
+use crate::rows::{Pool, Scenario};
+
+/// Share of the network that KV transfers reach.
+const TRANSFER_EFFICIENCY: f64 = 0.5;
+/// Seconds to agree on a transfer and to notice its end.
+const TRANSFER_LATENCY_S: f64 = 5e-3;
+/// Tokens of one KV block.
+const KV_BLOCK: u32 = 32;
+
+/// What multiplies the analytic times of one configuration.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Factors {
+    /// Decode steps.
+    pub decode: Correction,
+    /// Prefill iterations.
+    pub prefill: f64,
+}
+
+/// The model: architecture, hardware table and constants.
+#[derive(Debug, Clone)]
+pub struct Model {
+    config: ModelConfig,
+    facts: ModelFacts,
+    gpus: Vec<GpuSpec>,
+    /// The fitted constants.
+    pub constants: Constants,
+}
+
+impl Model {
+    /// A model of the architecture `config` on the GPUs of `gpus`.
+    #[must_use]
+    pub fn new(config: ModelConfig, gpus: Vec<GpuSpec>, constants: Constants) -> Self {
+        Model { facts: ModelFacts::new(&config), config, gpus, constants }
+    }
+
+    /// DeepSeek-R1 on the shipped GPUs.
+    ///
+    /// # Panics
+    /// Never: a test reads the shipped configuration.
+    #[must_use]
+    pub fn deepseek_r1(constants: Constants) -> Self {
+        let text = tandem_recipe::builtin::model_config("deepseek-r1").expect("the model ships");
+        Model::new(ModelConfig::from_json(text).expect("the shipped configuration is valid"), hardware::shipped(), constants)
+    }
+
+    /// Bytes and operations of the architecture.
+    #[must_use]
+    pub const fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    /// Whether the hardware table has the GPU.
+    #[must_use]
+    pub fn knows(&self, gpu: &str) -> bool {
+        hardware::find(&self.gpus, gpu).is_some()
+    }
+
+    /// The GPU of that name; an unknown one is treated as the table's first of Blackwell, so that no row is refused.
+    fn gpu(&self, name: &str) -> &GpuSpec {
+        hardware::find(&self.gpus, name).or_else(|| hardware::find(&self.gpus, "b200")).unwrap_or(&self.gpus[0])
+    }
+
+    /// One server of `pool` as the cost model sees it.
+    #[must_use]
+    pub fn shape(&self, s: &Scenario, pool: &Pool, eplb_slots: u32) -> Shape {
+        Shape { gpu: self.gpu(&s.hardware).clone(), layout: pool.layout, weights: s.weights, kv_value_bytes: 1.0, mtp: s.mtp, eplb_slots }
+    }
+
+    /// The corrections for a scenario.
+    #[must_use]
+    pub fn factors(&self, s: &Scenario) -> Factors {
+        let apply = |w: &[f64], x: Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>().clamp(-2.0, 2.0).exp();
+        Factors { decode: self.decode_correction(s), prefill: apply(&self.constants.prefill, prefill_features(s)) }
+    }
+
+    /// The correction of decode steps, which is a parabola in the logarithm of the batch: three points give it.
+    fn decode_correction(&self, s: &Scenario) -> Correction {
+        let at = |x: f64| -> f64 { self.constants.decode.iter().zip(decode_features(s, 16.0 * x.exp())).map(|(w, f)| w * f).sum() };
+        let (below, level, above) = (at(-1.0), at(0.0), at(1.0));
+        Correction { level, slope: (above - below) / 2.0, curve: f64::midpoint(above, below) - level }
+    }
+
+    /// Decode step times of the scenario.
+    #[must_use]
+    pub fn decode_cost(&self, s: &Scenario, factor: Correction) -> DecodeCost {
+        DecodeCost::new(&self.facts, &self.shape(s, &s.decode, s.eplb_slots), &self.constants.coefficients, factor)
+    }
+
+    /// Prefill iteration times of the scenario.
+    #[must_use]
+    pub fn prefill_cost(&self, s: &Scenario, factor: f64) -> PrefillCost {
+        PrefillCost::new(&self.facts, &self.shape(s, &s.prefill, 0), &self.constants.coefficients, factor)
+    }
+
+    /// Tokens that the KV cache of a decode rank holds.
+    #[must_use]
+    pub fn kv_tokens(&self, s: &Scenario) -> u64 {
+        let max_seq_len = s.load.isl.max() + s.load.osl.max() + 200;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes of a device")]
+        let device = Bytes(self.gpu(&s.hardware).memory as u64);
+        let answer = memory(&MemoryQuestion {
+            config: &self.config,
+            engine: EngineKind::DynamoTrtllm,
+            layout: s.decode.layout,
+            limits: EngineLimits { max_batch_size: 1, max_num_tokens: s.decode.max_tokens, max_seq_len, chunked_prefill: true },
+            device,
+            weight_dtype: s.weights,
+            loaded: Loaded { mtp: s.mtp > 0, expert_slots: s.eplb_slots },
+            kv_dtype: KvDtype::Fp8,
+            block_size: KV_BLOCK,
+            memory_fraction: s.decode.memory_fraction,
+        });
+        u64::from(answer.n_blocks) * u64::from(KV_BLOCK)
+    }
+
+    /// Seconds of TTFT that are neither queueing nor computation.
+    #[must_use]
+    pub fn request_s(&self, s: &Scenario) -> f64 {
+        let c = &self.constants.coefficients;
+        if s.stack == "trt" { c.request_s } else { c.request_other_s }
+    }
+
+    /// The deployment of a scenario with given corrections.
+    #[must_use]
+    pub fn deployment(&self, s: &Scenario, factors: Factors) -> Deployment {
+        let gpu = self.gpu(&s.hardware);
+        Deployment {
+            prefill: PrefillPool {
+                workers: s.prefill.workers,
+                ranks: s.prefill.layout.attention_dp_size(),
+                max_batch: s.prefill.max_batch,
+                max_tokens: s.prefill.max_tokens,
+                chunked: s.stack == "sglang",
+                spread: if s.stack == "sglang" { RankSpread::Random } else { RankSpread::Balanced },
+                burst: if s.prefill.layout.attention_dp { self.constants.coefficients.burst } else { 1.0 },
+                cost: self.prefill_cost(s, factors.prefill),
+            },
+            decode: DecodePool {
+                workers: s.decode.workers,
+                ranks: s.decode.layout.attention_dp_size(),
+                max_batch: s.decode.max_batch,
+                kv_tokens: self.kv_tokens(s),
+                graph_batches: Vec::new(),
+                cost: self.decode_cost(s, factors.decode),
+            },
+            transfer: Transfer {
+                bytes_per_token: self.facts.layers * self.facts.kv_values,
+                bandwidth: f64::from(s.prefill.layout.world_size()) * gpu.scale_out * TRANSFER_EFFICIENCY,
+                latency_s: TRANSFER_LATENCY_S,
+            },
+            request_s: self.request_s(s),
+            gpus: s.gpus,
+        }
+    }
+}

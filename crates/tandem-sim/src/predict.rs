@@ -1,0 +1,150 @@
+//! What a plan will do, with an interval and the reasons for which it may be wrong.
+
+use tandem_plan::{EngineKind, Phase, Plan, WeightDtype, WorkerPlan};
+
+use crate::des::{Lengths, Load, simulate};
+use crate::evaluate::Metric;
+use crate::model::Model;
+use crate::rows::{Kind, Pool, Scenario};
+
+/// A predicted value with the interval in which 80 % of unseen configurations lay.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// The prediction.
+    pub value: f64,
+    /// Lower end.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+/// What one load point of a plan will do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// Requests in the system.
+    pub concurrency: u32,
+    /// Output tokens per second and GPU, over all GPUs.
+    pub tokens_per_gpu: Interval,
+    /// Output tokens per second.
+    pub tokens_per_second: f64,
+    /// Median time per output token, seconds.
+    pub tpot: Interval,
+    /// Median time to first token, seconds.
+    pub ttft_median: Interval,
+    /// 99th percentile of the time to first token, seconds; of the first burst, unless a warm-up takes it.
+    pub ttft_p99: Interval,
+    /// Why the prediction may be further off than its interval says.
+    pub extrapolates: Vec<String>,
+}
+
+/// Month of the software that predictions assume, counted from January 2026: that of the newest measured rows most GPUs have.
+const ASSUMED_MONTH: f64 = 2.0;
+
+/// Predicts each load point of `plan`; none for plans of the embedded engine, whose costs are not those of a GPU.
+#[must_use]
+pub fn predict(model: &Model, plan: &Plan) -> Vec<Prediction> {
+    if plan.engine != EngineKind::DynamoTrtllm {
+        return Vec::new();
+    }
+    let workers = |phase: Phase| -> Vec<&WorkerPlan> { plan.workers.iter().filter(|w| w.phase == phase).collect() };
+    let (prefill, decode) = (workers(Phase::Prefill), workers(Phase::Decode));
+    let (Some(first), Some(second)) = (prefill.first(), decode.first()) else { return Vec::new() };
+    plan.load
+        .points
+        .iter()
+        .map(|point| {
+            let scenario = Scenario {
+                kind: Kind::Disaggregated,
+                hardware: plan.hardware.gpu_type.name().to_owned(),
+                stack: "trt".to_owned(),
+                months: ASSUMED_MONTH,
+                weights: weights_of(plan),
+                prefill: pool(first, prefill.len()),
+                decode: pool(second, decode.len()),
+                mtp: second.mtp_size,
+                eplb_slots: second.eplb_slots,
+                gpus: plan.workers.iter().map(|w| f64::from(w.layout.world_size())).sum(),
+                load: Load {
+                    concurrency: point.concurrency,
+                    requests: point.n_requests + point.n_warmup,
+                    isl: Lengths::Fixed(plan.load.isl),
+                    osl: Lengths::Fixed(plan.load.osl),
+                    seed: plan.load.seed,
+                    stream_interval: second.stream_interval,
+                },
+                assumed: Vec::new(),
+            };
+            predict_point(model, &scenario, second, point.n_warmup)
+        })
+        .collect()
+}
+
+fn predict_point(model: &Model, s: &Scenario, decode: &WorkerPlan, warmup: u32) -> Prediction {
+    let mut deployment = model.deployment(s, model.factors(s));
+    // The plan has worked out its own cache.
+    deployment.decode.kv_tokens = u64::from(decode.kv.n_blocks) * u64::from(decode.kv.block_size);
+    deployment.prefill.chunked = true;
+    let outcome = simulate(&deployment, &s.load).after(warmup as usize);
+    let interval = |metric: Metric, value: f64| {
+        let spread = spread(model, s, metric).exp();
+        Interval { value, low: value / spread, high: value * spread }
+    };
+    Prediction {
+        concurrency: s.load.concurrency,
+        tokens_per_gpu: interval(Metric::TokensPerGpu, outcome.output_rate / s.gpus),
+        tokens_per_second: outcome.output_rate,
+        tpot: interval(Metric::Tpot, outcome.tpot.median),
+        ttft_median: interval(Metric::TtftMedian, outcome.ttft.median),
+        ttft_p99: interval(Metric::TtftP99, outcome.ttft.p99),
+        extrapolates: extrapolates(model, s),
+    }
+}
+
+/// Half-width of the interval as a logarithm: that of the GPU and stack, else of all, else a factor of two.
+fn spread(model: &Model, s: &Scenario, metric: Metric) -> f64 {
+    let spreads = &model.constants.provenance.spread;
+    let own = spreads.get(&format!("{} {} {}", metric.name(), s.hardware, s.stack));
+    own.or_else(|| spreads.get(metric.name())).copied().unwrap_or(std::f64::consts::LN_2)
+}
+
+/// What of a scenario lies outside the measurements that the constants come from.
+#[must_use]
+pub fn extrapolates(model: &Model, s: &Scenario) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let group = format!("{} {} {}", s.hardware, s.stack, s.weights);
+    match model.constants.provenance.support.get(&group) {
+        None => reasons.push(format!("no measurement of {group} was fitted")),
+        Some(support) => {
+            if support.rows < 10 {
+                reasons.push(format!("only {} measurements of {group} were fitted", support.rows));
+            }
+            let batch = s.expected_batch();
+            if batch > 1.1 * support.batch.1 {
+                reasons.push(format!("{batch:.0} sequences on a decode rank; at most {:.0} were measured on {group}", support.batch.1));
+            }
+        }
+    }
+    if !model.knows(&s.hardware) {
+        reasons.push(format!("GPU {} is not in the hardware table", s.hardware));
+    }
+    if s.prefill.layout.pp > 1 || s.decode.layout.pp > 1 {
+        reasons.push("no measurement with pipeline parallelism was fitted".to_owned());
+    }
+    reasons
+}
+
+fn weights_of(plan: &Plan) -> WeightDtype {
+    let stated = plan.knobs.get("WEIGHT_DTYPE").and_then(|knob| knob.value.as_str());
+    let named = WeightDtype::ALL.into_iter().find(|d| stated == Some(d.name()));
+    named.unwrap_or_else(|| WeightDtype::of_checkpoint(&plan.model.config))
+}
+
+fn pool(worker: &WorkerPlan, n: usize) -> Pool {
+    Pool {
+        workers: u32::try_from(n).unwrap_or(u32::MAX),
+        layout: worker.layout,
+        max_batch: worker.limits.max_batch_size,
+        max_tokens: worker.limits.max_num_tokens,
+        memory_fraction: worker.kv.memory_fraction,
+    }
+}

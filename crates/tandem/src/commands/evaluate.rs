@@ -1,0 +1,57 @@
+//! `tandem evaluate`: predictions beside measurements.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use tandem_recipe::builtin::model_config;
+use tandem_sim::evaluate::{render, score, tables, to_json};
+use tandem_sim::fit::Constants;
+use tandem_sim::hardware;
+use tandem_sim::model::Model;
+use tandem_sim::rows::{self, Row};
+
+use crate::cli::EvaluateArgs;
+use crate::exit::{Exit, Failure, OrExit};
+
+pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
+    let (rows, others) = read_rows(&args.rows)?;
+    let constants = match &args.constants {
+        Some(path) => {
+            Constants::from_json(&read(path)?).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)?
+        }
+        None => Constants::shipped(),
+    };
+    let gpus = match &args.hardware {
+        Some(path) => hardware::parse(&read(path)?).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)?,
+        None => hardware::shipped(),
+    };
+    let text = model_config("deepseek-r1").context("the model does not ship").or_exit(Exit::Bug)?;
+    let config = tandem_plan::ModelConfig::from_json(text).context("the shipped model is invalid").or_exit(Exit::Bug)?;
+    let scored = score(&Model::new(config, gpus, constants), &rows);
+    let tables = tables(&scored);
+    if args.json {
+        let json = serde_json::to_string_pretty(&to_json(&tables, &scored, others)).or_exit(Exit::Bug)?;
+        return print(&(json + "\n"));
+    }
+    print(&format!("{} rows predicted, 0 refused, {others} lines measure no serving\n\n{}", rows.len(), render(&tables)))
+}
+
+/// The rows of a table, and the number of lines that are none.
+pub(super) fn read_rows(path: &Path) -> Result<(Vec<Row>, usize), Failure> {
+    rows::parse(&read(path)?).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)
+}
+
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // A reader such as `head` that has seen enough is not an error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write the tables").or_exit(Exit::Artifact)
+        }
+        _ => Ok(()),
+    }
+}
