@@ -45,6 +45,8 @@ def llama(model, threads, kind):
         if line.startswith("{"):
             point = json.loads(line)
             rates[f"decode B={point['pl']}"] = point["speed_tg"]
+    if missing := set(ROWS) - set(rates):
+        sys.exit(f"llama-batched-bench on {path} says nothing of {', '.join(sorted(missing))}\n{text[-2000:]}")
     return rates, max(share, share2)
 
 

@@ -26,7 +26,7 @@ def describe():
         f"date     {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime())}",
         f"commit   {git('rev-parse', '--short=12', 'HEAD')}{changed}",
         f"machine  {len(names)} x {names[0]} ({' '.join(wide)}), {memory:.0f} GiB, {platform.system()} {platform.release()}",
-        f"load     {pathlib.Path('/proc/loadavg').read_text().strip()} at the start",
+        f"load     {pathlib.Path('/proc/loadavg').read_text().strip()} at the start; priority of what is measured: nice {os.nice(0)}",
     ]
 
 
