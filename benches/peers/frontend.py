@@ -189,6 +189,8 @@ def drive(server, program, concurrency, n_requests):
     out = server.folder / f"load-{concurrency}-{n_requests}"
     command = [program, "load", "--url", server.url, "--model", server.model, "--tokenizer", MODEL, "--concurrency", concurrency]
     command += ["--requests", n_requests, "--isl", ISL, "--osl", OSL, "--request-timeout", 60, "--out", out]
+    # Dynamo refuses this field since 1.3; every side gets the same bodies.
+    command += ["--extra-inputs", '{"nvext":null}']
     pids = server.pids()
     before, others = cpu_seconds(pids), Others()
     usage = lambda: sum(os.times()[2:4])

@@ -17,7 +17,6 @@ import time
 
 from machine import PEERS, ROOT, Others, describe
 
-KINDS = ("Q8_0", "F16", "F32")
 BATCHES = (1, 4, 8, 16, 32)
 ROWS = ["prefill 512"] + [f"decode B={n}" for n in BATCHES]
 BIN = PEERS / "llama/build/bin"
@@ -90,6 +89,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", default="nano,mid")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--kinds", default="Q8_0,F16,F32", help="number formats of llama.cpp's weights")
     parser.add_argument("--raw", help="append every single measurement as a JSON line")
     args = parser.parse_args()
     program = build()
@@ -109,7 +109,7 @@ def compare(program, model, threads, args, have_llama):
     """Measures and prints one table; returns what others had of the machine."""
     sides = [("tandem", lambda: tandem(program, model, threads))]
     if have_llama:
-        sides = [(k, lambda k=k: llama(model, threads, k)) for k in KINDS] + sides
+        sides = [(k, lambda k=k: llama(model, threads, k)) for k in args.kinds.split(",")] + sides
     samples, shares, facts = {name: {row: [] for row in ROWS} for name, _ in sides}, [], {}
     for n in range(args.rounds):
         for name, measure in sides if n % 2 == 0 else sides[::-1]:
@@ -126,7 +126,7 @@ def compare(program, model, threads, args, have_llama):
     print(f"\n{model}, {threads} thread(s), tokens/s, median of {args.rounds} rounds [min .. max]. {about}; llama.cpp: KV F16")
     names = [name for name, _ in sides]
     head = "".join(f"{n if n == 'tandem' else 'llama ' + n:>26}" for n in names)
-    print(f"{'':12}{head}" + ("   tandem / llama " + ", ".join(KINDS) if have_llama else ""))
+    print(f"{'':12}{head}" + ("   tandem / llama " + args.kinds if have_llama else ""))
     for row in ROWS:
         middle = {n: statistics.median(samples[n][row]) for n in names}
         cells = "".join(f"{middle[n]:10.0f} [{min(samples[n][row]):6.0f}..{max(samples[n][row]):6.0f}]" for n in names)

@@ -84,9 +84,12 @@ def main():
     out.mkdir(parents=True, exist_ok=True)
     mid = out / "mid"
     mid.mkdir(exist_ok=True)
-    shutil.copy(MID, mid / "config.json")
+    config = json.loads(MID.read_text())
+    # Tandem's random weights are FP8 with block scales; these are F32, so the converter must not look for scales.
+    del config["quantization_config"]
+    (mid / "config.json").write_text(json.dumps(config))
     if not (mid / "model.safetensors").exists():
-        weights = random_weights(json.loads(MID.read_text()))
+        weights = random_weights(config)
         print(f"mid: {sum(t.numel() for t in weights.values()) / 1e6:.1f} M parameters")
         save_file(weights, mid / "model.safetensors", {"format": "pt"})
     # The converter wants config and weights alone: what else is in the directory it would try to read.
