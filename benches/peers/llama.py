@@ -38,12 +38,13 @@ def llama(model, threads, kind):
     path = MODELS / f"{model}-{kind}.gguf"
     text, share = run([BIN / "llama-bench", "-m", path, "-t", threads, "-p", 512, "-n", 0, "-r", 5, "-o", "json"])
     rates = {ROWS[0]: json.loads(text)[0]["avg_ts"]}
-    sizes = ["-c", 16384, "-b", 2048, "-ub", 512, "-npp", 128, "-ntg", 64, "-npl", ",".join(map(str, BATCHES))]
+    sizes = ["-c", 16384, "-b", 2048, "-ub", 512, "-npp", 128, "-ntg", 64, "-npl", ",".join(map(str, [*BATCHES, 1, 1]))]
+    # The program may end before its log thread has written the last line, so the last two points are not wanted.
     text, share2 = run([BIN / "llama-batched-bench", "-m", path, *sizes, "-t", threads, "--output-format", "jsonl"])
     for line in text.splitlines():
         if line.startswith("{"):
             point = json.loads(line)
-            rates[f"decode B={point['pl']}"] = point["speed_tg"]
+            rates.setdefault(f"decode B={point['pl']}", point["speed_tg"])
     if missing := set(ROWS) - set(rates):
         sys.exit(f"llama-batched-bench on {path} says nothing of {', '.join(sorted(missing))}\n{text[-2000:]}")
     return rates, max(share, share2)
