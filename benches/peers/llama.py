@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 
-from machine import PEERS, ROOT, Others, describe
+from machine import PEERS, ROOT, Others, describe, own_session
 
 BATCHES = (1, 4, 8, 16, 32)
 ROWS = ["prefill 512"] + [f"decode B={n}" for n in BATCHES]
@@ -93,6 +93,7 @@ def main():
     parser.add_argument("--kinds", default="Q8_0,F16,F32", help="number formats of llama.cpp's weights")
     parser.add_argument("--raw", help="append every single measurement as a JSON line")
     args = parser.parse_args()
+    own_session()
     program = build()
     have_llama = (BIN / "llama-batched-bench").exists()
     if have_llama:
