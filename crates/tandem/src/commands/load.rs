@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
+use serde_json::{Map, Value};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{RunContext, RunKind};
 use tandem_plan::LoadPoint;
@@ -28,7 +30,12 @@ pub(crate) fn load(args: LoadArgs) -> Result<(), Failure> {
     runtime.block_on(drive(&args, &folder))
 }
 
-fn ask(args: &LoadArgs, concurrency: u32) -> Ask {
+fn extra_inputs(args: &LoadArgs) -> Result<Map<String, Value>, Failure> {
+    let text = args.extra_inputs.as_deref().unwrap_or("{}");
+    serde_json::from_str(text).context("--extra-inputs: not a JSON object").or_exit(Exit::Usage)
+}
+
+fn ask(args: &LoadArgs, concurrency: u32, extra_inputs: Map<String, Value>) -> Ask {
     let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
     Ask {
         url: args.url.clone(),
@@ -42,6 +49,7 @@ fn ask(args: &LoadArgs, concurrency: u32) -> Ask {
         osl: args.osl,
         streaming: args.streaming,
         seed: args.seed,
+        extra_inputs,
         request_timeout: Duration::from_secs(args.request_timeout),
         grace: Duration::from_secs(args.grace),
         n_gpus: args.gpus,
@@ -55,7 +63,7 @@ async fn drive(args: &LoadArgs, folder: &RunFolder) -> Result<(), Failure> {
     let started_wall_ns = wall_ns();
     let (mut points, mut reasons, mut interrupted) = (Vec::new(), Vec::new(), false);
     for (index, &concurrency) in args.concurrency.iter().enumerate() {
-        let point = Point::new(&ask(args, concurrency), index, folder.root(), &folder.path("logs/bench.log"))?;
+        let point = Point::new(&ask(args, concurrency, extra_inputs(args)?), index, folder.root(), &folder.path("logs/bench.log"))?;
         let stop = Arc::new(StopSignal::new());
         let mut load = tokio::task::spawn_blocking({
             let stop = stop.clone();

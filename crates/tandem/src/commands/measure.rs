@@ -53,6 +53,8 @@ pub(crate) struct Ask {
     pub(crate) osl: u32,
     pub(crate) streaming: bool,
     pub(crate) seed: u64,
+    /// Fields of each request's body to set; null leaves one out.
+    pub(crate) extra_inputs: Map<String, Value>,
     pub(crate) request_timeout: Duration,
     pub(crate) grace: Duration,
     pub(crate) n_gpus: u32,
@@ -71,6 +73,7 @@ impl Ask {
             osl: plan.load.osl,
             streaming: plan.load.streaming,
             seed: plan.load.seed,
+            extra_inputs: Map::new(),
             request_timeout: Duration::from_millis(plan.load.request_timeout_ms),
             grace,
             n_gpus: plan.n_devices(),
@@ -89,6 +92,7 @@ impl Point {
         spec.streaming = ask.streaming;
         // Each point has prompts of its own, or a cache would know them from the point before.
         spec.seed = ask.seed.wrapping_add(index as u64);
+        spec.extra_inputs = ask.extra_inputs.clone();
         spec.isl_includes_template = true;
         spec.timeouts.request = Nanos::from(ask.request_timeout);
         spec.timeouts.no_progress = spec.timeouts.request.min(Nanos::from(NO_PROGRESS));
