@@ -1,7 +1,7 @@
 //! One file a command: flags in, work done, a failure with its exit code out.
 
-pub(crate) mod compare;
 pub(crate) mod calibrate;
+pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod list;
 pub(crate) mod load;
