@@ -37,6 +37,12 @@ pub struct Model {
 }
 
 impl Model {
+    /// The architecture that it knows.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
     /// A model of the architecture `config` on the GPUs of `gpus`.
     #[must_use]
     pub fn new(config: ModelConfig, gpus: Vec<GpuSpec>, constants: Constants) -> Self {

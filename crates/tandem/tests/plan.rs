@@ -82,6 +82,14 @@ fn the_published_recipes_plan_with_their_published_sizes() {
 }
 
 #[test]
+fn a_published_recipe_is_predicted_with_a_range_and_the_embedded_one_is_not() {
+    let run = output(&["plan", "deepseek-r1", "--gpu-type", "h100"]);
+    let text = stdout(&run);
+    assert!(text.contains("predicted at concurrency 1024") && text.contains("extrapolated: "), "{text}");
+    assert!(!stdout(&output(&["plan", "nano"])).contains("predicted"));
+}
+
+#[test]
 fn a_sweep_shares_a_deployment_where_it_can() {
     let plans = |set: &str| {
         let run = output(&["plan", "nano", "--set", set, "--json"]);

@@ -1,10 +1,14 @@
 //! `tandem plan`: what would run where, and why.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use anyhow::Context;
 use tandem_plan::Plan;
 use tandem_recipe::{explain, plan_table, render_configs};
+use tandem_sim::fit::Constants;
+use tandem_sim::model::Model;
+use tandem_sim::predict::{Interval, predict};
 
 use super::recipe::{load, plans_of, recipe_failure};
 use super::run_folder::write_whole;
@@ -30,7 +34,39 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    if args.json { print(&json(&plans)?) } else { print(&plans.iter().map(plan_table).collect::<Vec<_>>().join("\n")) }
+    if args.json {
+        print(&json(&plans)?)
+    } else {
+        print(&plans.iter().map(|plan| plan_table(plan) + &predicted(plan)).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// What each load point will do, where the performance model knows the architecture and has costs of the engine; else nothing.
+fn predicted(plan: &Plan) -> String {
+    let model = Model::deepseek_r1(Constants::shipped());
+    if plan.model.config != *model.config() {
+        return String::new();
+    }
+    let mut out = String::new();
+    for point in predict(&model, plan) {
+        let range = |interval: &Interval, scale: f64, digits: usize| {
+            let [value, low, high] = [interval.value, interval.low, interval.high].map(|x| x * scale);
+            format!("{value:.digits$} ({low:.digits$} to {high:.digits$})")
+        };
+        let _ = writeln!(
+            out,
+            "predicted at concurrency {} (with the range that holds 8 of 10 errors): {} tokens/s/GPU, TPOT {} ms, TTFT median {} s, p99 {} s",
+            point.concurrency,
+            range(&point.tokens_per_gpu, 1.0, 0),
+            range(&point.tpot, 1e3, 1),
+            range(&point.ttft_median, 1.0, 2),
+            range(&point.ttft_p99, 1.0, 1),
+        );
+        for reason in &point.extrapolates {
+            let _ = writeln!(out, "  extrapolated: {reason}");
+        }
+    }
+    out
 }
 
 fn json(plans: &[Plan]) -> Result<String, Failure> {
