@@ -24,16 +24,19 @@ pub(crate) fn conclude(
     let failed = points.iter().any(|point| point.summary.validity.verdict() == Verdict::Invalid);
     let has_figures =
         points.iter().any(|point| point.summary.avg(&tandem_metrics::metrics::request_count::METRIC).is_some_and(|n| n > 0.0));
-    for (name, bytes) in render_run(points, context) {
-        folder.write(&name, &bytes)?;
-    }
+    let files = render_run(points, context);
+    // A full disk must not keep the figures from somebody who paid for them: the rest is tried, and all are shown.
+    let unwritten: Vec<Failure> = files.iter().filter_map(|(name, bytes)| folder.write(name, bytes).err()).collect();
     for reason in validity.reasons.iter().filter(|reason| reason.code != "ended_early") {
         say(&format!("{}: {}", reason.verdict, reason.message));
     }
     if has_figures {
-        let text = std::fs::read(folder.path("perf_summary.txt")).unwrap_or_default();
+        let summary = files.iter().find(|(name, _)| name == "perf_summary.txt");
         // A reader that has gone has seen enough; the file is there.
-        let _ = std::io::stdout().write_all(&text);
+        let _ = std::io::stdout().write_all(summary.map_or(&[], |(_, bytes)| bytes));
+    }
+    if let Some(first) = unwritten.into_iter().next() {
+        return Err(first);
     }
     say(&format!("results ({}) in {}", validity.verdict(), folder.root().display()));
     match ended_early {
