@@ -134,6 +134,9 @@ fn summarise(steps: &[Step], not_run: &str) {
     let n_not_run = steps.iter().filter(|s| matches!(s.outcome, Outcome::NotRun(_))).count();
     let verdict = if n_failed == 0 { "passed" } else { "FAILED" };
     println!("ci {verdict}: {} steps in {total:.0} s, {n_failed} failed, {n_not_run} not run", steps.len());
+    if let Some(tests) = steps.iter().find(|step| step.name == "test" && !step.note.is_empty()) {
+        println!("tests: {}", tests.note);
+    }
 }
 
 #[cfg(test)]
