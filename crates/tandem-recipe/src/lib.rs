@@ -5,7 +5,7 @@
 //! each deployment. This crate is pure: texts come in as arguments, nothing is read, started or timed.
 //!
 //! Reading order: `knobs` (the one table of names, types, ranges and docs), `value` (parsing one value), `layers` (one
-//! source of values), `builtin` (the recipes that ship), `recipe` (all layers together), `planner` (recipe to plans),
+//! source of values), `builtin` (the recipes that ship), `recipe` (all layers together), `planner` (recipe to plans), `variant` (one plan under changes),
 //! `render` (engine configuration files), `table`, `explain`, `reference` (texts for people).
 //!
 //! Not here: what a configuration costs in time (`tandem-sim`), starting it (`tandem-launch`).
@@ -24,6 +24,7 @@ pub mod render;
 pub mod site;
 pub mod table;
 pub mod value;
+pub mod variant;
 
 pub use error::{PlanError, RecipeError};
 pub use explain::explain;
@@ -36,3 +37,4 @@ pub use render::{render_configs, worker_env};
 pub use site::Cluster;
 pub use table::plan_table;
 pub use value::Value;
+pub use variant::{Sketch, SketchSide, Variant};

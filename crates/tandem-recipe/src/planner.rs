@@ -102,8 +102,13 @@ impl Draft<'_> {
 
 fn plan_case(case: &Case, read: ReadFile<'_>) -> Result<Plan, PlanError> {
     let settings = case.settings();
-    let (config, stored_dtype) = model_config(case, &settings, read)?;
-    let draft = Draft {
+    let model = model_config(case, &settings, read)?;
+    draft(case, settings, model).plan()
+}
+
+/// A case with everything derived, nothing checked.
+pub(crate) fn draft(case: &Case, settings: Settings, (config, stored_dtype): (ModelConfig, WeightDtype)) -> Draft<'_> {
+    Draft {
         weight_dtype: settings.weight_dtype.unwrap_or(stored_dtype),
         stored_dtype,
         devices_per_node: devices_per_node(case.gpu, &settings),
@@ -111,35 +116,46 @@ fn plan_case(case: &Case, read: ReadFile<'_>) -> Result<Plan, PlanError> {
         case,
         settings,
         config,
-    };
-    checks::check(&draft)?;
-    let answers = [memory(&draft.question(&draft.servers[0])), memory(&draft.question(&draft.servers[1]))];
-    for (servers, answer) in draft.servers.iter().zip(&answers) {
-        checks::check_memory(&draft, servers, answer)?;
     }
-    let load = load_plan(&draft)?;
-    let (workers, n_nodes) = workers(&draft, &answers)?;
-    let s = &draft.settings;
-    Ok(Plan {
-        schema_version: PLAN_SCHEMA_VERSION,
-        recipe: case.recipe.clone(),
-        knobs: case.records(),
-        hardware: Hardware { gpu_type: case.gpu, devices_per_node: draft.devices_per_node, device_memory: s.device_memory },
-        engine: s.engine,
-        model: model_plan(&draft),
-        frontend: FrontendPlan {
-            node: 0,
-            http: Address { host: s.frontend_host.clone(), port: s.dynamo_frontend_port },
-            control: Address { host: s.frontend_host.clone(), port: s.control_port },
-            routing: s.routing,
-            max_inflight: s.max_inflight,
-            max_body_bytes: s.max_body_size.0,
-            request_timeout_ms: u64::from(s.request_timeout_s) * 1000,
-        },
-        workers,
-        load,
-        n_nodes,
-    })
+}
+
+impl Draft<'_> {
+    /// Checks everything, memory included, and says what each phase's ranks hold.
+    pub(crate) fn check(&self) -> Result<[MemoryAnswer; 2], PlanError> {
+        checks::check(self)?;
+        let answers = [memory(&self.question(&self.servers[0])), memory(&self.question(&self.servers[1]))];
+        for (servers, answer) in self.servers.iter().zip(&answers) {
+            checks::check_memory(self, servers, answer)?;
+        }
+        Ok(answers)
+    }
+
+    pub(crate) fn plan(&self) -> Result<Plan, PlanError> {
+        let answers = self.check()?;
+        let load = load_plan(self)?;
+        let (workers, n_nodes) = workers(self, &answers)?;
+        let (case, s) = (self.case, &self.settings);
+        Ok(Plan {
+            schema_version: PLAN_SCHEMA_VERSION,
+            recipe: case.recipe.clone(),
+            knobs: case.records(),
+            hardware: Hardware { gpu_type: case.gpu, devices_per_node: self.devices_per_node, device_memory: s.device_memory },
+            engine: s.engine,
+            model: model_plan(self),
+            frontend: FrontendPlan {
+                node: 0,
+                http: Address { host: s.frontend_host.clone(), port: s.dynamo_frontend_port },
+                control: Address { host: s.frontend_host.clone(), port: s.control_port },
+                routing: s.routing,
+                max_inflight: s.max_inflight,
+                max_body_bytes: s.max_body_size.0,
+                request_timeout_ms: u64::from(s.request_timeout_s) * 1000,
+            },
+            workers,
+            load,
+            n_nodes,
+        })
+    }
 }
 
 /// The memory of every pipeline stage of a planned worker; none when the plan does not say enough to work it out again.
@@ -163,7 +179,7 @@ pub fn memory_answer(plan: &Plan, worker: &WorkerPlan) -> Option<MemoryAnswer> {
 }
 
 /// The architecture and the number format of its checkpoint.
-fn model_config(case: &Case, s: &Settings, read: ReadFile<'_>) -> Result<(ModelConfig, WeightDtype), PlanError> {
+pub(crate) fn model_config(case: &Case, s: &Settings, read: ReadFile<'_>) -> Result<(ModelConfig, WeightDtype), PlanError> {
     let path = format!("{}/config.json", s.model.trim_end_matches('/'));
     let fail = |problem| PlanError { blame: Box::new(case.blame("MODEL")), problem };
     let text = match builtin::model_config(&s.model) {
@@ -334,7 +350,7 @@ fn load_plan(draft: &Draft<'_>) -> Result<LoadPlan, PlanError> {
     })
 }
 
-fn load_point(draft: &Draft<'_>, point: &Settings) -> Result<LoadPoint, PlanError> {
+pub(crate) fn load_point(draft: &Draft<'_>, point: &Settings) -> Result<LoadPoint, PlanError> {
     let fail = |knob, value, problem| PlanError { blame: Box::new(draft.case.blame_point(knob, value)), problem };
     let concurrency = u64::from(point.concurrency) * u64::from(point.ngen);
     if concurrency > u64::from(point.max_inflight) {

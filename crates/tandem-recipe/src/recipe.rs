@@ -158,6 +158,23 @@ impl Recipe {
         lists.fold(1usize, usize::saturating_mul)
     }
 
+    /// The knobs with several values on `gpu`, GPU types aside, in the order of the table.
+    #[must_use]
+    pub fn sweeps(&self, gpu: GpuType) -> Vec<(&'static Knob, Vec<Value>)> {
+        let lists = KNOBS.iter().filter(|k| k.name != "GPU_TYPE").map(|k| (k, self.setting(k, gpu).values));
+        lists.filter(|(_, values)| values.len() > 1).collect()
+    }
+
+    /// The case with the first value of every list.
+    pub(crate) fn first_case(&self, gpu: GpuType) -> Case {
+        let choice = |knob: &'static Knob| {
+            let setting = self.setting(knob, gpu);
+            let first = if knob.name == "GPU_TYPE" { Value::Text(gpu.name().to_owned()) } else { setting.values[0].clone() };
+            Choice { knob, values: vec![first], origin: setting.origin }
+        };
+        Case { recipe: self.name.clone(), gpu, choices: KNOBS.iter().map(choice).collect() }
+    }
+
     /// One case for each deployment, in the order of the table; its load points are inside.
     pub(crate) fn cases(&self) -> Vec<Case> {
         self.gpus.iter().flat_map(|&gpu| self.cases_on(gpu)).collect()
@@ -203,6 +220,22 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// Gives a knob one value.
+    pub(crate) fn set(&mut self, knob: &'static Knob, value: Value, origin: &Origin) {
+        let choice = self.choices.iter_mut().find(|c| c.knob.name == knob.name).expect("a case has every knob of the table");
+        if choice.values.len() != 1 || choice.values[0] != value {
+            choice.values = vec![value];
+        }
+        if choice.origin != *origin {
+            choice.origin = origin.clone();
+        }
+    }
+
+    /// The first value of a knob.
+    pub(crate) fn value(&self, name: &str) -> &Value {
+        &self.choice(name).values[0]
+    }
+
     fn choice(&self, name: &str) -> &Choice {
         self.choices.iter().find(|c| c.knob.name == name).expect("a case has every knob of the table")
     }

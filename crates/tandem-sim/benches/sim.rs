@@ -12,6 +12,7 @@ use tandem_sim::des::{Lengths, Load, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Pool, Scenario};
+use tandem_sim::screen::screen;
 
 fn main() {
     let mut out = std::io::stdout().lock();
@@ -28,6 +29,8 @@ fn main() {
     black_box(sum);
     let rate = f64::from(steps) / began.elapsed().as_secs_f64();
     let _ = writeln!(out, "static decode steps: {:.1} M/s (target: 1 M/s)", rate / 1e6);
+
+    screens(&mut out, &model, &scenario);
 
     let deployment = model.deployment(&scenario, model.factors(&scenario));
     for (name, lengths) in
@@ -48,6 +51,34 @@ fn main() {
             times[10], times[0]
         );
     }
+}
+
+/// Screened configurations per second: each a new scenario, with the costs of both pools worked out from the constants again.
+fn screens(out: &mut impl Write, model: &Model, recipe: &Scenario) {
+    let n = 200_000;
+    let mut scenario = recipe.clone();
+    let mut sum = 0.0;
+    let began = Instant::now();
+    for i in 0..n {
+        scenario.prefill.workers = 1 + i % 16;
+        scenario.decode.max_batch = 8 + (i / 16) % 512;
+        scenario.load.concurrency = 16 + i % 4096;
+        scenario.load.requests = 10 * scenario.load.concurrency;
+        // The planner has worked out the cache before: its own benchmark is `tandem explore`.
+        let deployment = model.deployment_holding(&scenario, model.factors(&scenario), 2_640_000);
+        sum += screen(&deployment, &scenario.load, 2 * scenario.load.concurrency).output_rate;
+    }
+    let whole = f64::from(n) / began.elapsed().as_secs_f64();
+    let deployment = model.deployment(&scenario, model.factors(&scenario));
+    let began = Instant::now();
+    for i in 0..n {
+        scenario.load.concurrency = 16 + i % 4096;
+        sum += screen(&deployment, &scenario.load, 2 * scenario.load.concurrency).output_rate;
+    }
+    let alone = f64::from(n) / began.elapsed().as_secs_f64();
+    black_box(sum);
+    let _ =
+        writeln!(out, "screen: {:.0} k configurations/s, {:.0} k/s when only the load changes (target: 100 k/s)", whole / 1e3, alone / 1e3);
 }
 
 /// The published GB200 configuration.

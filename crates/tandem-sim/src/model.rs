@@ -139,6 +139,12 @@ impl Model {
     /// The deployment of a scenario with given corrections.
     #[must_use]
     pub fn deployment(&self, s: &Scenario, factors: Factors) -> Deployment {
+        self.deployment_holding(s, factors, self.kv_tokens(s))
+    }
+
+    /// The same where it is known how many tokens the KV cache of a decode rank holds.
+    #[must_use]
+    pub fn deployment_holding(&self, s: &Scenario, factors: Factors, kv_tokens: u64) -> Deployment {
         let gpu = self.gpu(&s.hardware);
         Deployment {
             prefill: PrefillPool {
@@ -155,7 +161,7 @@ impl Model {
                 workers: s.decode.workers,
                 ranks: s.decode.layout.attention_dp_size(),
                 max_batch: s.decode.max_batch,
-                kv_tokens: self.kv_tokens(s),
+                kv_tokens,
                 graph_batches: Vec::new(),
                 cost: self.decode_cost(s, factors.decode),
             },

@@ -1,6 +1,6 @@
 //! What a plan will do, with an interval and the reasons for which it may be wrong.
 
-use tandem_plan::{EngineKind, Phase, Plan, WeightDtype, WorkerPlan};
+use tandem_plan::{EngineKind, LoadPoint, Phase, Plan, WeightDtype, WorkerPlan};
 
 use crate::des::{Lengths, Load, simulate};
 use crate::evaluate::Metric;
@@ -38,45 +38,46 @@ pub struct Prediction {
 }
 
 /// Month of the software that predictions assume, counted from January 2026: that of the newest measured rows most GPUs have.
-const ASSUMED_MONTH: f64 = 2.0;
+pub(crate) const ASSUMED_MONTH: f64 = 2.0;
 
 /// Predicts each load point of `plan`; none for plans of the embedded engine, whose costs are not those of a GPU.
 #[must_use]
 pub fn predict(model: &Model, plan: &Plan) -> Vec<Prediction> {
+    let Some(decode) = plan.workers_of(Phase::Decode).next() else { return Vec::new() };
+    let points = plan.load.points.iter().filter_map(|point| Some((point, scenario(plan, point)?)));
+    points.map(|(point, scenario)| predict_point(model, &scenario, decode, point.n_warmup)).collect()
+}
+
+/// One load point of a plan as something that can be simulated; none for engines whose costs are not known.
+#[must_use]
+pub fn scenario(plan: &Plan, point: &LoadPoint) -> Option<Scenario> {
     if plan.engine != EngineKind::DynamoTrtllm {
-        return Vec::new();
+        return None;
     }
-    let workers = |phase: Phase| -> Vec<&WorkerPlan> { plan.workers.iter().filter(|w| w.phase == phase).collect() };
+    let workers = |phase: Phase| -> Vec<&WorkerPlan> { plan.workers_of(phase).collect() };
     let (prefill, decode) = (workers(Phase::Prefill), workers(Phase::Decode));
-    let (Some(first), Some(second)) = (prefill.first(), decode.first()) else { return Vec::new() };
-    plan.load
-        .points
-        .iter()
-        .map(|point| {
-            let scenario = Scenario {
-                kind: Kind::Disaggregated,
-                hardware: plan.hardware.gpu_type.name().to_owned(),
-                stack: "trt".to_owned(),
-                months: ASSUMED_MONTH,
-                weights: weights_of(plan),
-                prefill: pool(first, prefill.len()),
-                decode: pool(second, decode.len()),
-                mtp: second.mtp_size,
-                eplb_slots: second.eplb_slots,
-                gpus: plan.workers.iter().map(|w| f64::from(w.layout.world_size())).sum(),
-                load: Load {
-                    concurrency: point.concurrency,
-                    requests: point.n_requests + point.n_warmup,
-                    isl: Lengths::Fixed(plan.load.isl),
-                    osl: Lengths::Fixed(plan.load.osl),
-                    seed: plan.load.seed,
-                    stream_interval: second.stream_interval,
-                },
-                assumed: Vec::new(),
-            };
-            predict_point(model, &scenario, second, point.n_warmup)
-        })
-        .collect()
+    let (first, second) = (prefill.first()?, decode.first()?);
+    Some(Scenario {
+        kind: Kind::Disaggregated,
+        hardware: plan.hardware.gpu_type.name().to_owned(),
+        stack: "trt".to_owned(),
+        months: ASSUMED_MONTH,
+        weights: weights_of(plan),
+        prefill: pool(first, prefill.len()),
+        decode: pool(second, decode.len()),
+        mtp: second.mtp_size,
+        eplb_slots: second.eplb_slots,
+        gpus: plan.workers.iter().map(|w| f64::from(w.layout.world_size())).sum(),
+        load: Load {
+            concurrency: point.concurrency,
+            requests: point.n_requests + point.n_warmup,
+            isl: Lengths::Fixed(plan.load.isl),
+            osl: Lengths::Fixed(plan.load.osl),
+            seed: plan.load.seed,
+            stream_interval: second.stream_interval,
+        },
+        assumed: Vec::new(),
+    })
 }
 
 fn predict_point(model: &Model, s: &Scenario, decode: &WorkerPlan, warmup: u32) -> Prediction {
