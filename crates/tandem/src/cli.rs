@@ -53,6 +53,8 @@ pub(crate) enum Command {
     List,
     /// Predict measured rows (CSV) and show by how much the predictions are off
     Evaluate(EvaluateArgs),
+    /// Search knobs for the frontier of throughput per GPU against throughput per user, predicted or measured
+    Explore(ExploreArgs),
     /// Fit the constants of the performance model to measured rows (CSV)
     Calibrate(CalibrateArgs),
     /// Serve the OpenAI API in front of the workers of a plan (one process of a deployment)
@@ -62,7 +64,7 @@ pub(crate) enum Command {
 }
 
 /// What to deploy. Last wins: built-in recipe < site file < recipe file < environment (NCTX, CONCURRENCY …) < --set.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RecipeArgs {
     /// Built-in recipe (see `tandem list`) or a YAML recipe file
     #[arg(default_value = "nano")]
@@ -303,6 +305,52 @@ pub(crate) struct EvaluateArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) hardware: Option<PathBuf>,
     /// Print JSON: tables, and the prediction of each row
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Here --set makes axes: A,B,C is a list, LO..HI every whole number, LO..HI:STEP every STEP-th, LO..HI:xF each F times the one before;
+an expression of other knobs makes a knob that follows: CONCURRENCY=GEN_MAX_BATCH_SIZE*GEN_WORLD_SIZE. GEN_MAX_NUM_TOKENS follows
+from batch and MTP sizes by itself when those vary.
+
+Examples:
+  tandem explore deepseek-r1 --gpu-type gb200 --set NCTX=1..8 --set GEN_WORLD_SIZE=8,16 --set GEN_MAX_BATCH_SIZE=16..512:x2 \\
+      --set CONCURRENCY=GEN_MAX_BATCH_SIZE*GEN_WORLD_SIZE --max-gpus 48 --slo tpot:50,ttft:5000 --out search
+  tandem explore deepseek-r1 --gpu-type gb200 --set NCTX=1..8 --out search --measured runs/")]
+pub(crate) struct ExploreArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// A condition that every point must satisfy, over knobs, GPUS, CTX_GPUS, GEN_GPUS and TOTAL_CONCURRENCY, e.g.
+    /// `GEN_GPUS<=32 && NCTX>=NGEN`; may be given several times
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(crate) conditions: Vec<String>,
+    /// GPUs that a deployment may take
+    #[arg(long, value_name = "N")]
+    pub(crate) max_gpus: Option<u32>,
+    /// Service levels: tpot, ttft (median), ttft_p99 in ms, at most; tokens_per_user, tokens_per_gpu, at least
+    #[arg(long, value_name = "METRIC:LIMIT", value_delimiter = ',')]
+    pub(crate) slo: Vec<String>,
+    /// Simulate the points that the screen puts within this many percent of its frontier
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0)]
+    pub(crate) band: f64,
+    /// Points to simulate, at most
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) simulate: usize,
+    /// Points to propose for measuring
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) propose: usize,
+    /// Run folders whose points are drawn in and count as known
+    #[arg(long, value_name = "RUN", num_args = 1..)]
+    pub(crate) measured: Vec<PathBuf>,
+    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
+    /// Folder for explore.json, explore.csv, explore.html and the state from which a later call goes on
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Print JSON instead of plot and tables
     #[arg(long)]
     pub(crate) json: bool,
 }

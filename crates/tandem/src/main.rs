@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::compare(&args),
         Command::List => commands::list::list(),
         Command::Evaluate(args) => commands::evaluate::evaluate(&args),
+        Command::Explore(args) => commands::explore::explore(args),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args),
         Command::Serve(args) => commands::serve::serve(args),
         Command::Worker(args) => commands::worker::worker(args),

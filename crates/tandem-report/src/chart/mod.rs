@@ -4,12 +4,14 @@
 //! `hover` data from which the page's script shows values. Text inside is drawn at 11 units of a 480 unit wide picture, so that it is
 //! still read when a phone shrinks the picture.
 
+mod cloud;
 mod lines;
 mod pareto;
 mod quantiles;
 mod scale;
 mod waterfall;
 
+pub(crate) use cloud::{CloudChart, Group, Spot};
 pub(crate) use lines::{Line, LineChart, Shade};
 pub(crate) use pareto::{Marker, ParetoChart, Trail};
 pub(crate) use quantiles::{Curve, QuantileChart, quantiles_of};

@@ -48,7 +48,7 @@ impl ParetoChart {
         // A little more than the data, so that the outermost label has room.
         let frame = Frame::new(Scale::from_zero(0.0, right * 1.08), Scale::from_zero(0.0, top * 1.04), HEIGHT);
         let mut body = frame.axes("tokens/s/user", "tokens/s/GPU");
-        let _ = write!(body, r#"<path class="frontier" d="{}"/>"#, self.staircase(&frame));
+        let _ = write!(body, r#"<path class="frontier" d="{}"/>"#, staircase(&frame, &self.frontier));
         for trail in &self.trails {
             let points = trail.markers.iter().map(|marker| Some((marker.x, marker.y)));
             let _ = write!(body, r#"<path class="trail c{}" d="{}"/>"#, trail.colour % N_COLOURS, frame.path(points));
@@ -66,20 +66,20 @@ impl ParetoChart {
             hover: None,
         }
     }
-
-    /// What the frontier's points guarantee: a user rate up to theirs at their throughput per GPU.
-    fn staircase(&self, frame: &Frame) -> String {
-        let Some(first) = self.frontier.first() else { return String::new() };
-        let mut d = format!("M{LEFT} {:.1}", frame.y.at(first.1));
-        for (x, y) in &self.frontier {
-            let _ = write!(d, "V{:.1}H{:.1}", frame.y.at(*y), frame.x.at(*x));
-        }
-        let _ = write!(d, "V{:.1}", frame.bottom());
-        d
-    }
 }
 
-fn draw_marker(body: &mut String, frame: &Frame, colour: usize, marker: &Marker, labels: &mut Vec<(f64, f64)>) {
+/// What the frontier's points guarantee: a user rate up to theirs at their throughput per GPU.
+pub(super) fn staircase(frame: &Frame, frontier: &[(f64, f64)]) -> String {
+    let Some(first) = frontier.first() else { return String::new() };
+    let mut d = format!("M{LEFT} {:.1}", frame.y.at(first.1));
+    for (x, y) in frontier {
+        let _ = write!(d, "V{:.1}H{:.1}", frame.y.at(*y), frame.x.at(*x));
+    }
+    let _ = write!(d, "V{:.1}", frame.bottom());
+    d
+}
+
+pub(super) fn draw_marker(body: &mut String, frame: &Frame, colour: usize, marker: &Marker, labels: &mut Vec<(f64, f64)>) {
     let (x, y) = (frame.x.at(marker.x), frame.y.at(marker.y));
     let hollow = if marker.is_invalid { " hollow" } else { "" };
     let tip = esc(&marker.tip);
@@ -89,7 +89,7 @@ fn draw_marker(body: &mut String, frame: &Frame, colour: usize, marker: &Marker,
         colour % N_COLOURS,
         shape(colour, x, y),
     );
-    let is_free = labels.iter().all(|(a, b)| (a - x).abs() > LABEL.0 || (b - y).abs() > LABEL.1);
+    let is_free = !marker.label.is_empty() && labels.iter().all(|(a, b)| (a - x).abs() > LABEL.0 || (b - y).abs() > LABEL.1);
     if is_free {
         labels.push((x, y));
         // Near the right edge the label goes to the left, near the top below.

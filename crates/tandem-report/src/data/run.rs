@@ -1,6 +1,6 @@
 //! One run: what its files say, put together piece by piece by whoever reads them.
 
-use tandem_metrics::metrics::Metric;
+use tandem_metrics::metrics::{Metric, ttft};
 use tandem_metrics::{RequestRecord, Verdict};
 use tandem_plan::Phase;
 
@@ -43,6 +43,25 @@ pub struct PointSource {
     pub index: usize,
     /// Its directory within the run folder.
     pub directory: String,
+}
+
+/// A load point in the plane of the frontier.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunSpot {
+    /// Index of the point.
+    pub point: usize,
+    /// Its load in words.
+    pub label: String,
+    /// Tokens/s/user.
+    pub per_user: f64,
+    /// Tokens/s/GPU.
+    pub per_gpu: f64,
+    /// Median time to first token, ms.
+    pub ttft_median_ms: Option<f64>,
+    /// GPUs of the run.
+    pub n_gpus: u32,
+    /// Whether the run was simulated.
+    pub is_simulated: bool,
 }
 
 impl Run {
@@ -120,6 +139,25 @@ impl Run {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         self.result.validity
+    }
+
+    /// The load points that have both throughput per GPU and per user, invalid ones left out.
+    #[must_use]
+    pub fn spots(&self) -> Vec<RunSpot> {
+        let spots = crate::frontier::spots(std::slice::from_ref(self)).into_iter().filter(|spot| spot.verdict != Verdict::Invalid);
+        let spot = |spot: crate::frontier::Spot| {
+            let saved = &self.result.points[spot.point];
+            RunSpot {
+                point: spot.point,
+                label: saved.load.label(),
+                per_user: spot.per_user,
+                per_gpu: spot.per_gpu,
+                ttft_median_ms: saved.stat(&ttft::METRIC, "p50"),
+                n_gpus: self.result.n_gpus,
+                is_simulated: self.is_simulated(),
+            }
+        };
+        spots.map(spot).collect()
     }
 
     pub(crate) fn points(&self) -> impl ExactSizeIterator<Item = (&SavedPoint, Option<&Digest>)> {

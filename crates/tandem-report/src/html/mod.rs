@@ -4,9 +4,10 @@
 //! could make it load something or run what a file of a run contains. The script only shows values where the pointer is; without it
 //! everything is still there, in tables.
 //!
-//! Reading order: `overview` (verdicts and frontier), `comparison`, `run_section` (one run), `figures` (data to charts), `parts` (tables, badges).
+//! Reading order: `overview` (verdicts and frontier), `comparison`, `run_section` (one run), `exploration` (a page of its own), `figures` (data to charts), `parts` (tables, badges).
 
 mod comparison;
+mod exploration;
 mod figures;
 mod overview;
 mod parts;
@@ -18,6 +19,7 @@ use std::fmt::Write;
 use crate::compare::Comparison;
 use crate::data::run::Run;
 use crate::escape::esc;
+pub use exploration::{ExplorePage, ExplorePoint, ExplorePoints, ExploreTable, explore_html};
 use parts::Page;
 
 const STYLE: &str = include_str!("../assets/page.css");
@@ -42,22 +44,20 @@ pub fn html(runs: &[Run], comparisons: &[Comparison], command: &str) -> String {
     for (index, run) in runs.iter().enumerate() {
         run_section::write(&mut page, index, run, &detailed[index]);
     }
+    close(&mut page, command);
+    page.out
+}
+
+/// Who made the page, and its script.
+fn close(page: &mut Page, command: &str) {
     let version = env!("CARGO_PKG_VERSION");
     let _ = write!(page.out, "<footer><p>Made by tandem {version}: <code>{}</code></p></footer></main>", esc(command));
     let _ = writeln!(page.out, "<div id=\"tip\" role=\"status\" hidden></div><script>{SCRIPT}</script></body></html>");
-    page.out
 }
 
 fn head(runs: &[Run]) -> String {
     let names: Vec<&str> = runs.iter().map(|run| run.name.as_str()).collect();
-    let title = names.join(", ");
-    let policy = policy::content(SCRIPT);
-    let mut out = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">\
-         <link rel=\"icon\" href=\"data:,\"><title>{} – Tandem report</title><style>{STYLE}</style></head>\n<body><header><h1>Tandem report</h1>",
-        esc(&title)
-    );
+    let mut out = opening(&names.join(", "), "Tandem report");
     out.push_str("<nav aria-label=\"Contents\"><a href=\"#overview\">Overview</a>");
     if runs.len() > 1 {
         out.push_str("<a href=\"#comparison\">Comparison</a>");
@@ -67,6 +67,17 @@ fn head(runs: &[Run]) -> String {
     }
     out.push_str("</nav></header>\n<main>\n");
     out
+}
+
+/// Everything up to the contents, which stand in the open header.
+fn opening(title: &str, heading: &str) -> String {
+    let policy = policy::content(SCRIPT);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">\
+         <link rel=\"icon\" href=\"data:,\"><title>{} – {heading}</title><style>{STYLE}</style></head>\n<body><header><h1>{heading}</h1>",
+        esc(title)
+    )
 }
 
 /// For each run, which points are shown in detail: those that stand for their runs first, then the others in order.

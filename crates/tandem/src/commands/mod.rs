@@ -3,6 +3,7 @@
 pub(crate) mod calibrate;
 pub(crate) mod compare;
 pub(crate) mod evaluate;
+pub(crate) mod explore;
 pub(crate) mod list;
 pub(crate) mod load;
 pub(crate) mod plan;

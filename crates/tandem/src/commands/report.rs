@@ -60,7 +60,7 @@ fn is_stdout(path: &Path) -> bool {
 }
 
 /// How this page came about, for who reads it later.
-fn command_line() -> String {
+pub(super) fn command_line() -> String {
     let words = std::env::args_os().enumerate().map(|(i, word)| match i {
         0 => PathBuf::from(word).file_name().unwrap_or_default().to_string_lossy().into_owned(),
         _ => word.to_string_lossy().into_owned(),

@@ -1,0 +1,162 @@
+//! Every point of a space through the checks of a plan, the limits, and the screen; those that fail are counted by reason.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use tandem_recipe::error::{PlanError, Problem};
+use tandem_recipe::planner::ReadFile;
+use tandem_sim::model::Model;
+use tandem_sim::screen::{Bound, screen_sketch};
+
+use crate::space::{Figures, Space, gpus, operand};
+
+/// A point that passed, with the screen's estimate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Screened {
+    /// Its place in the space.
+    pub index: usize,
+    /// GPUs of all servers.
+    pub gpus: u32,
+    /// Tokens/s/GPU.
+    pub per_gpu: f64,
+    /// Tokens/s/user.
+    pub per_user: f64,
+    /// Mean time to first token, seconds.
+    pub ttft_s: f64,
+    /// What limits it.
+    pub bound: Bound,
+}
+
+/// Points that failed for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// How many.
+    pub n: usize,
+    /// The first of them.
+    pub index: usize,
+    /// What was wrong with it, and a hint if there is one.
+    pub example: String,
+}
+
+/// What is left of a space, and why the rest is not.
+#[derive(Debug, Clone, Default)]
+pub struct Screening {
+    /// Points of the space.
+    pub n: usize,
+    /// Points that passed, in order of the space.
+    pub points: Vec<Screened>,
+    /// Reasons against the others.
+    pub refusals: BTreeMap<String, Refusal>,
+    /// The point that misses its SLOs by the smallest factor, with that factor.
+    pub nearest_slo: Option<(f64, Screened)>,
+    /// The point with the fewest GPUs above the budget.
+    pub nearest_budget: Option<(u32, usize)>,
+}
+
+impl Screening {
+    fn refuse(&mut self, reason: &str, index: usize, example: impl FnOnce() -> String) {
+        if let Some(refusal) = self.refusals.get_mut(reason) {
+            refusal.n += 1;
+        } else {
+            self.refusals.insert(reason.to_owned(), Refusal { n: 1, index, example: example() });
+        }
+    }
+}
+
+/// Screens every point. `tick` is told now and then how many are done, and stops the search by returning false.
+pub fn screen_all(space: &mut Space, model: &Model, read: ReadFile<'_>, tick: &mut dyn FnMut(usize) -> bool) -> Screening {
+    let mut screening = Screening { n: space.len(), ..Screening::default() };
+    let limits = space.limits.clone();
+    for index in 0..space.len() {
+        if index % 1024 == 0 && !tick(index) {
+            break;
+        }
+        let variant = match space.variant(index) {
+            Ok(variant) => variant,
+            Err(why) => {
+                screening.refuse("a derived knob has no value", index, || why);
+                continue;
+            }
+        };
+        let devices = gpus(variant);
+        if let Some(max) = limits.max_gpus.filter(|&max| devices > f64::from(max)) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a product of small whole numbers, saturating")]
+            let devices = devices as u32;
+            screening.refuse("more GPUs than the budget", index, || format!("{devices} GPUs; the budget is {max}"));
+            if screening.nearest_budget.is_none_or(|(least, _)| devices < least) {
+                screening.nearest_budget = Some((devices, index));
+            }
+            continue;
+        }
+        let unmet = limits.conditions.iter().find(|c| !matches!(c.holds(&|name| operand(variant, name)), Ok(true)));
+        if let Some(condition) = unmet {
+            screening.refuse(&format!("condition `{}`", condition.text), index, || "it does not hold".to_owned());
+            continue;
+        }
+        let sketch = match variant.sketch(read) {
+            Ok(sketch) => sketch,
+            Err(error) => {
+                screening.refuse(&reason(&error), index, || explain(&error));
+                continue;
+            }
+        };
+        let Some(sketched) = screen_sketch(model, &sketch) else {
+            screening.refuse("step costs of this engine are not known", index, || "the model knows ENGINE=dynamo-trtllm".to_owned());
+            continue;
+        };
+        let estimate = sketched.estimate;
+        let point = Screened {
+            index,
+            gpus: sketch.gpus(),
+            per_gpu: estimate.output_rate / sketched.scenario.gpus,
+            per_user: if estimate.tpot > 0.0 { 1.0 / estimate.tpot } else { 0.0 },
+            ttft_s: estimate.ttft,
+            bound: estimate.bound,
+        };
+        let figures = point.figures();
+        let worst = limits.slos.iter().map(|slo| (slo.miss(&figures), slo)).max_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((miss, slo)) = worst.filter(|(miss, _)| *miss > 1.0) {
+            screening.refuse(&format!("misses the SLO {}", slo.metric.name()), index, || {
+                format!("{} {:.4}; the limit is {}", slo.metric.name(), slo.value(&figures), slo.limit)
+            });
+            if screening.nearest_slo.is_none_or(|(least, _)| miss < least) {
+                screening.nearest_slo = Some((miss, point));
+            }
+            continue;
+        }
+        screening.points.push(point);
+    }
+    screening
+}
+
+impl Screened {
+    pub(crate) fn figures(&self) -> Figures {
+        Figures { per_gpu: self.per_gpu, per_user: self.per_user, ttft_s: self.ttft_s, ttft_p99_s: None }
+    }
+}
+
+/// What kind of impossibility it is, for counting.
+fn reason(error: &PlanError) -> String {
+    let kind = match &error.problem {
+        Problem::OutOfMemory { phase, .. } => format!("out of memory, {phase}"),
+        Problem::KvStarved { phase, .. } => format!("KV cache too small for the batch, {phase}"),
+        Problem::TooMuchLoad { .. } => "more load than the frontend admits".to_owned(),
+        Problem::TooLong { .. } => "sequences longer than the model's".to_owned(),
+        _ => "layout or limits that do not go together".to_owned(),
+    };
+    format!("{kind} ({})", error.blame.knob)
+}
+
+/// The whole message of a plan's error, and its hint.
+pub(crate) fn explain(error: &PlanError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    match error.hint() {
+        Some(hint) => format!("{text} (hint: {hint})"),
+        None => text,
+    }
+}

@@ -1,0 +1,236 @@
+//! `tandem explore`: which configurations are worth GPU hours.
+
+mod page;
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tandem_explore::{
+    Axes, Exploration, Expression, Limits, Measured, Screened, Simulated, Slo, Space, State, band, explored, nearest, propose, screen_all,
+};
+use tandem_plan::Plan;
+use tandem_sim::fit::Constants;
+use tandem_sim::model::Model;
+use tandem_sim::predict::predict;
+
+use super::report::{command_line, pretty};
+use super::run_folder::write_whole;
+use super::{recipe, run_reader};
+use crate::cli::ExploreArgs;
+use crate::exit::{Exit, Failure, OrExit};
+
+/// Points of a space, at most: some minutes of screening.
+const MAX_POINTS: usize = 20_000_000;
+/// Predictions from before, below the output folder.
+const STATE: &str = "state.jsonl";
+
+pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
+    let axes = Axes::parse(&args.recipe.sets).or_exit(Exit::Usage)?;
+    args.recipe.sets.clone_from(&axes.rest);
+    let limits = limits(&args)?;
+    let model = model(args.constants.as_deref())?;
+    let recipe = recipe::load(&args.recipe)?;
+    let about = about(&args, &axes);
+    let mut space = Space::new(&recipe, axes, limits).or_exit(Exit::Usage)?;
+    if space.len() > MAX_POINTS {
+        let message = format!("{} points are more than {MAX_POINTS}", space.len());
+        return Err(Failure::message(Exit::Usage, message).with_hint("shorten an axis, or give it a step: --set CONCURRENCY=64..4096:x2"));
+    }
+    let began = std::time::Instant::now();
+    let mut tick = progress("screened", space.len());
+    let screening = screen_all(&mut space, &model, &read, &mut tick);
+    let screen_s = began.elapsed().as_secs_f64();
+    if let Some(advice) = nearest(&mut space, &screening) {
+        let counts: Vec<String> = screening.refusals.iter().map(|(reason, r)| format!("{} × {reason}", r.n)).collect();
+        let message = format!("no point of {} is left: {}", screening.n, counts.join(", "));
+        return Err(Failure::message(Exit::Infeasible, message).with_hint(format!("nearest change: {advice}")));
+    }
+    let mut search = Search { space, model, state: None, out: args.out.clone(), n_resumed: 0 };
+    search.open()?;
+    let began = std::time::Instant::now();
+    let chosen = band(&screening.points, args.band / 100.0, args.simulate);
+    let points: Vec<Screened> = chosen.iter().map(|&i| screening.points[i]).collect();
+    let simulated = search.simulate(&points)?;
+    let simulate_s = began.elapsed().as_secs_f64();
+    let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
+    let simulated = explored(simulated, &search.space.limits);
+    let proposals = propose(&simulated, &measured, args.propose);
+    let result = Exploration { recipe: recipe.name.clone(), about, screening, simulated, measured, proposals };
+    let timing = format!(
+        "screened {} points in {screen_s:.2} s, simulated {} in {simulate_s:.2} s ({} taken from before)",
+        result.screening.n,
+        result.simulated.len() - search.n_resumed,
+        search.n_resumed
+    );
+    write(&args, &result, &timing)
+}
+
+fn limits(args: &ExploreArgs) -> Result<Limits, Failure> {
+    let conditions = args.conditions.iter().map(|text| Expression::parse(text)).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
+    let slos = args.slo.iter().map(|text| text.parse::<Slo>()).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
+    Ok(Limits { max_gpus: args.max_gpus, conditions, slos })
+}
+
+fn model(constants: Option<&Path>) -> Result<Model, Failure> {
+    let constants = match constants {
+        None => Constants::shipped(),
+        Some(path) => {
+            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)?;
+            Constants::from_json(&text).with_context(|| path.display().to_string()).or_exit(Exit::Artifact)?
+        }
+    };
+    Ok(Model::deepseek_r1(constants))
+}
+
+/// The space in words.
+fn about(args: &ExploreArgs, axes: &Axes) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for (knob, values) in &axes.axes {
+        let shown: Vec<String> = values.iter().take(24).map(ToString::to_string).collect();
+        let more = if values.len() > 24 { format!(", … ({} values)", values.len()) } else { String::new() };
+        lines.push(format!("{} = {}{more}", knob.name, shown.join(", ")));
+    }
+    lines.extend(axes.derived.iter().map(|(knob, e)| format!("{} = {}", knob.name, e.text)));
+    lines.extend(axes.rest.iter().cloned());
+    lines.extend(args.recipe.gpu_type.map(|gpu| format!("GPU_TYPE = {gpu}")));
+    lines.extend(args.max_gpus.map(|n| format!("at most {n} GPUs")));
+    lines.extend(args.conditions.iter().map(|c| format!("where {c}")));
+    lines.extend(args.slo.iter().map(|s| format!("SLO {s}")));
+    lines
+}
+
+fn read(path: &str) -> std::io::Result<String> {
+    fs::read_to_string(path)
+}
+
+/// Shows how far a long search is, where somebody looks.
+fn progress(what: &'static str, n: usize) -> impl FnMut(usize) -> bool {
+    let is_shown = n > 50_000 && std::io::stderr().is_terminal();
+    move |done| {
+        if is_shown && done % (1 << 14) == 0 {
+            let _ = write!(std::io::stderr(), "\r{what} {done} of {n}");
+            if done + (1 << 14) >= n {
+                let _ = writeln!(std::io::stderr());
+            }
+        }
+        true
+    }
+}
+
+/// A space, the model, and the predictions that are kept.
+pub(super) struct Search {
+    pub(super) space: Space,
+    pub(super) model: Model,
+    state: Option<State>,
+    out: Option<PathBuf>,
+    n_resumed: usize,
+}
+
+impl Search {
+    /// Takes up the state of an earlier search in the same folder.
+    fn open(&mut self) -> Result<(), Failure> {
+        let mut state = State::new(&self.model);
+        if let Some(out) = &self.out {
+            fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display())).or_exit(Exit::Artifact)?;
+            let path = out.join(STATE);
+            match fs::read_to_string(&path) {
+                Ok(text) => {
+                    state.read(&text);
+                    // A line that was cut off must not swallow the next one.
+                    if !text.is_empty() && !text.ends_with('\n') {
+                        append(&path, "\n")?;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact),
+            }
+        }
+        self.state = Some(state);
+        Ok(())
+    }
+
+    /// Simulates the points that were not simulated before; each is kept as soon as it is there.
+    fn simulate(&mut self, points: &[Screened]) -> Result<Vec<Simulated>, Failure> {
+        let mut tick = progress("simulated", points.len());
+        let mut simulated = Vec::with_capacity(points.len());
+        for (i, point) in points.iter().enumerate() {
+            tick(i);
+            let variant = self.space.variant(point.index).map_err(|why| Failure::message(Exit::Bug, why))?;
+            let plan: Plan = variant.plan(&read).or_exit(Exit::Bug)?;
+            let variant = variant.clone();
+            let key = State::key(&plan);
+            let state = self.state.get_or_insert_with(|| State::new(&self.model));
+            let prediction = match state.get(&key) {
+                Some(prediction) => {
+                    self.n_resumed += 1;
+                    prediction.clone()
+                }
+                None => {
+                    let Some(prediction) = predict(&self.model, &plan).into_iter().next() else { continue };
+                    let line = state.put(&key, prediction.clone());
+                    if let Some(out) = &self.out {
+                        append(&out.join(STATE), &line)?;
+                    }
+                    prediction
+                }
+            };
+            let knobs = self.space.knobs(&variant);
+            simulated.push(Simulated { screened: *point, knobs, key, prediction, meets: true, on_frontier: false });
+        }
+        Ok(simulated)
+    }
+}
+
+fn append(path: &Path, text: &str) -> Result<(), Failure> {
+    let append = || fs::OpenOptions::new().create(true).append(true).open(path)?.write_all(text.as_bytes());
+    append().with_context(|| format!("cannot write {}", path.display())).or_exit(Exit::Artifact)
+}
+
+/// The load points of run folders that have both figures.
+fn measured(paths: &[PathBuf]) -> Result<Vec<Measured>, Failure> {
+    let runs = run_reader::read_all(paths)?;
+    let mut measured = Vec::new();
+    for run in &runs {
+        let plan = recipe::read_plan(&Path::new(&run.path).join("plan.json")).ok();
+        for spot in run.spots() {
+            // The plan of a point that was explored has that point alone.
+            let key = plan.as_ref().and_then(|plan| {
+                let point = *plan.load.points.get(spot.point)?;
+                let mut plan = plan.clone();
+                plan.load.points = vec![point];
+                Some(State::key(&plan))
+            });
+            measured.push(Measured {
+                name: format!("{} at {}", run.name, spot.label),
+                corner: tandem_explore::Corner { x: spot.per_user, y: spot.per_gpu },
+                ttft_s: spot.ttft_median_ms.map(|ms| ms / 1e3),
+                gpus: spot.n_gpus,
+                is_simulated: spot.is_simulated,
+                key,
+            });
+        }
+    }
+    if measured.is_empty() {
+        return Err(Failure::message(Exit::Artifact, "none of the runs has both throughput per GPU and per user"));
+    }
+    Ok(measured)
+}
+
+fn write(args: &ExploreArgs, result: &Exploration, timing: &str) -> Result<(), Failure> {
+    if let Some(out) = &args.out {
+        write_whole(&out.join("explore.json"), pretty(&tandem_explore::json(result))?.as_bytes())?;
+        write_whole(&out.join("explore.csv"), tandem_explore::csv(result).as_bytes())?;
+        let html = tandem_report::explore_html(&page::page(result, &command_line()));
+        write_whole(&out.join("explore.html"), html.as_bytes())?;
+    }
+    let mut text = if args.json { pretty(&tandem_explore::json(result))? } else { tandem_explore::terminal(result) };
+    if !args.json {
+        text += &format!("\n{timing}\n");
+        if let Some(out) = &args.out {
+            text += &format!("written: {0}/explore.json, {0}/explore.csv, {0}/explore.html\n", out.display());
+        }
+    }
+    super::report::put(Path::new("-"), text.as_bytes())
+}
