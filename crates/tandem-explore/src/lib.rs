@@ -25,6 +25,6 @@ pub use nearest::nearest;
 pub use output::{csv, json, terminal};
 pub use plot::plot;
 pub use propose::{Proposal, propose};
-pub use screening::{Refusal, Screened, Screening, screen_all};
+pub use screening::{Refusal, Screened, Screening, explain, screen_all};
 pub use search::{Exploration, Measured, Simulated, State, band, explored};
 pub use space::{Limits, Slo, SloError, Space};

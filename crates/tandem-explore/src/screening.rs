@@ -148,7 +148,8 @@ fn reason(error: &PlanError) -> String {
 }
 
 /// The whole message of a plan's error, and its hint.
-pub(crate) fn explain(error: &PlanError) -> String {
+#[must_use]
+pub fn explain(error: &PlanError) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -114,7 +114,10 @@ const FOLLOWING: [&str; 4] = ["GPUS", "CTX_GPUS", "GEN_GPUS", "TOTAL_CONCURRENCY
 /// All points of a search.
 #[derive(Debug, Clone)]
 pub struct Space {
+    /// One of each GPU type, which the points are set in.
     variants: Vec<Variant>,
+    /// The same, never changed.
+    originals: Vec<Variant>,
     /// Knobs with their values; the last varies fastest, GPU types slowest.
     pub axes: Vec<(&'static Knob, Vec<Value>)>,
     /// Knobs that follow from others.
@@ -147,8 +150,8 @@ impl Space {
         for condition in &limits.conditions {
             check_names(condition)?;
         }
-        let variants = gpus.iter().map(|&gpu| Variant::new(recipe, gpu, origin.clone())).collect();
-        Ok(Space { variants, axes: all, derived, limits })
+        let variants: Vec<Variant> = gpus.iter().map(|&gpu| Variant::new(recipe, gpu, origin.clone())).collect();
+        Ok(Space { originals: variants.clone(), variants, axes: all, derived, limits })
     }
 
     /// Number of points; saturates.
@@ -179,13 +182,43 @@ impl Space {
                 variant.set(knob, value.clone());
             }
         }
-        for (knob, expression) in &self.derived {
-            let operand = expression.value(&|name| operand(variant, name)).map_err(|error| format!("{}: {error}", knob.name))?;
-            let value = knob.kind.parse(&operand.to_string()).map_err(|error| format!("{} = {}: {error}", knob.name, expression.text))?;
-            if *variant.value(knob.name) != value {
-                variant.set(knob, value);
+        follow(variant, &self.derived)?;
+        Ok(variant)
+    }
+
+    /// The recipe as it was given, on its first GPU type.
+    #[must_use]
+    pub fn original(&self) -> &Variant {
+        &self.originals[0]
+    }
+
+    /// Names of the GPU types.
+    #[must_use]
+    pub fn gpu_types(&self) -> Vec<String> {
+        self.variants.iter().map(|v| v.gpu().name().to_owned()).collect()
+    }
+
+    /// The recipe with knobs of any value, inside or outside the space; knobs that follow do so unless they are given.
+    ///
+    /// # Errors
+    /// What is wrong with a name or a value.
+    pub fn with(&self, settings: &[(String, String)]) -> Result<Variant, String> {
+        let gpu = settings.iter().find(|(name, _)| name == "GPU_TYPE").map(|(_, value)| value);
+        let variant = match gpu {
+            None => self.originals.first(),
+            Some(gpu) => self.originals.iter().find(|v| v.gpu().name() == gpu),
+        };
+        let mut variant = variant.ok_or_else(|| format!("GPU_TYPE is one of {}", self.gpu_types().join(", ")))?.clone();
+        for (name, text) in settings.iter().filter(|(name, _)| name != "GPU_TYPE") {
+            let knob = Knob::find(name).ok_or_else(|| format!("there is no knob `{name}`"))?;
+            // Paths of models are for whoever starts the search, not for a page.
+            if !knob.kind.splits() {
+                return Err(format!("{name} cannot be changed here"));
             }
+            variant.set(knob, knob.kind.parse(text).map_err(|error| format!("{name}: {error}"))?);
         }
+        let derived: Vec<_> = self.derived.iter().filter(|(k, _)| !settings.iter().any(|(name, _)| name == k.name)).cloned().collect();
+        follow(&mut variant, &derived)?;
         Ok(variant)
     }
 
@@ -196,6 +229,18 @@ impl Space {
         let names = self.axes.iter().map(|(k, _)| k.name).chain(self.derived.iter().map(|(k, _)| k.name));
         gpu.into_iter().chain(names.map(|name| (name.to_owned(), variant.value(name).to_string()))).collect()
     }
+}
+
+/// Sets the knobs that follow from others.
+fn follow(variant: &mut Variant, derived: &[(&'static Knob, Expression)]) -> Result<(), String> {
+    for (knob, expression) in derived {
+        let operand = expression.value(&|name| operand(variant, name)).map_err(|error| format!("{}: {error}", knob.name))?;
+        let value = knob.kind.parse(&operand.to_string()).map_err(|error| format!("{} = {}: {error}", knob.name, expression.text))?;
+        if *variant.value(knob.name) != value {
+            variant.set(knob, value);
+        }
+    }
+    Ok(())
 }
 
 /// Words in capitals are meant to be knobs.

@@ -23,6 +23,6 @@ pub use compare::{Change, Comparison, MatchedPoint, compare};
 pub use data::error::ReportError;
 pub use data::iterations::PhaseLog;
 pub use data::run::{Evidence, PointSource, Run, RunSpot};
-pub use html::{ExplorePage, ExplorePoint, ExplorePoints, ExploreTable, explore_html, html};
+pub use html::{ExplorePage, ExplorePoint, ExplorePoints, ExploreTable, explore_html, html, live_html};
 pub use json::json;
 pub use markdown::{comparison_markdown, markdown};

@@ -318,7 +318,8 @@ from batch and MTP sizes by itself when those vary.
 Examples:
   tandem explore deepseek-r1 --gpu-type gb200 --set NCTX=1..8 --set GEN_WORLD_SIZE=8,16 --set GEN_MAX_BATCH_SIZE=16..512:x2 \\
       --set CONCURRENCY=GEN_MAX_BATCH_SIZE*GEN_WORLD_SIZE --max-gpus 48 --slo tpot:50,ttft:5000 --out search
-  tandem explore deepseek-r1 --gpu-type gb200 --set NCTX=1..8 --out search --measured runs/")]
+  tandem explore deepseek-r1 --gpu-type gb200 --set NCTX=1..8 --out search --measured runs/
+  tandem explore deepseek-r1 --gpu-type b200 --set NCTX=1..8 --serve")]
 pub(crate) struct ExploreArgs {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
@@ -353,6 +354,12 @@ pub(crate) struct ExploreArgs {
     /// Print JSON instead of plot and tables
     #[arg(long)]
     pub(crate) json: bool,
+    /// Then serve a page on this machine with a slider for each axis that predicts while it is moved, until ctrl-C
+    #[arg(long)]
+    pub(crate) serve: bool,
+    /// Port of that page; 0 = any free one
+    #[arg(long, value_name = "PORT", default_value_t = 0, requires = "serve")]
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, Args)]

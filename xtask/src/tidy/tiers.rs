@@ -54,7 +54,7 @@ const WALLS: [(&str, &str, &str); 9] = [
 const RESERVED: [(&str, &[&str], &str); 4] = [
     ("anyhow", &["tandem", "xtask", "tandem-testkit"], "library crates have an error enum"),
     ("clap", &["tandem"], "only the command line parses arguments"),
-    ("hyper", &["tandem-frontend", "tandem-testkit"], "only the frontend speaks HTTP as a server"),
+    ("hyper", &["tandem-frontend", "tandem", "tandem-testkit"], "only the frontend and the live page speak HTTP as servers"),
     ("fastokens", &["tandem-tokenizer"], "the tokenizer crate isolates it"),
 ];
 

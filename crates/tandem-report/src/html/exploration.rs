@@ -118,8 +118,9 @@ fn group(group: &ExplorePoints) -> Group<'_> {
 
 fn cell(text: &str) -> Cell {
     let is_number = text.trim_start_matches(['+', '-', '−']).starts_with(|c: char| c.is_ascii_digit());
+    // The first column heads its row and is set as text: it must not break.
     match text.chars().count() {
-        _ if is_number => Cell::figure(text),
+        _ if is_number && !text.contains(" to ") => Cell::figure(text),
         0..=28 => Cell::label(text),
         _ => Cell::text(text),
     }

@@ -4,11 +4,12 @@
 //! could make it load something or run what a file of a run contains. The script only shows values where the pointer is; without it
 //! everything is still there, in tables.
 //!
-//! Reading order: `overview` (verdicts and frontier), `comparison`, `run_section` (one run), `exploration` (a page of its own), `figures` (data to charts), `parts` (tables, badges).
+//! Reading order: `overview` (verdicts and frontier), `comparison`, `run_section` (one run), `exploration` and `live` (pages of their own), `figures` (data to charts), `parts` (tables, badges).
 
 mod comparison;
 mod exploration;
 mod figures;
+mod live;
 mod overview;
 mod parts;
 mod policy;
@@ -20,6 +21,7 @@ use crate::compare::Comparison;
 use crate::data::run::Run;
 use crate::escape::esc;
 pub use exploration::{ExplorePage, ExplorePoint, ExplorePoints, ExploreTable, explore_html};
+pub use live::live_html;
 use parts::Page;
 
 const STYLE: &str = include_str!("../assets/page.css");

@@ -1,5 +1,7 @@
 //! `tandem explore`: which configurations are worth GPU hours.
 
+mod answer;
+mod live;
 mod page;
 
 use std::fs;
@@ -64,7 +66,8 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
         result.simulated.len() - search.n_resumed,
         search.n_resumed
     );
-    write(&args, &result, &timing)
+    write(&args, &result, &timing)?;
+    if args.serve { live::serve(args.port, answer::Predictor::new(search, recipe.name.clone()), &result) } else { Ok(()) }
 }
 
 fn limits(args: &ExploreArgs) -> Result<Limits, Failure> {

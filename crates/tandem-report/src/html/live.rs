@@ -1,0 +1,26 @@
+//! The live page of a search: sliders, and what its server predicts for them. It loads nothing and talks to that server only.
+
+use super::{STYLE, policy};
+
+const LIVE_STYLE: &str = include_str!("../assets/live.css");
+const LIVE_SCRIPT: &str = include_str!("../assets/live.js");
+
+/// The page; its script asks `/api/space` once and `/api/predict` whenever a slider moves.
+#[must_use]
+pub fn live_html() -> String {
+    let policy = policy::content(LIVE_SCRIPT).replace("default-src 'none';", "default-src 'none'; connect-src 'self';");
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">\
+         <link rel=\"icon\" href=\"data:,\"><title>Tandem explore</title><style>{STYLE}{LIVE_STYLE}</style></head>\n\
+         <body><header><h1>Tandem explore</h1><p id=\"recipe\" class=\"quiet\"></p></header>\n\
+         <main class=\"live\"><section id=\"controls\" aria-label=\"Knobs\"></section>\n\
+         <section id=\"result\" aria-live=\"polite\"><p id=\"verdict\"></p><dl id=\"figures\" class=\"headline\"></dl>\
+         <p id=\"why\" class=\"quiet\"></p><figure><figcaption>Throughput per GPU against throughput per user</figcaption>\
+         <p class=\"legend\"><span><i class=\"c1\"></i>these knobs, with range</span><span><i class=\"c0\"></i>frontier, simulated</span>\
+         <span class=\"grey\">grey: screened</span></p>\
+         <svg id=\"chart\" class=\"chart\" viewBox=\"0 0 480 330\" role=\"img\" aria-label=\"Frontier and the point of these knobs\"></svg></figure>\
+         <div class=\"wide\"><table id=\"memory\"></table></div><p>Run it: <code id=\"command\"></code></p></section></main>\n\
+         <script>{LIVE_SCRIPT}</script></body></html>\n"
+    )
+}
