@@ -8,6 +8,7 @@ mod commands;
 mod exit;
 mod network_args;
 mod signals;
+mod telemetry_args;
 
 use std::process::ExitCode;
 
