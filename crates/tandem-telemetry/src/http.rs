@@ -9,7 +9,7 @@ const MAX_BYTES: u64 = 16 << 20;
 
 /// An agent whose connections are kept from scrape to scrape.
 pub(crate) fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).max_redirects(2).build().into()
+    ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).max_redirects(2).proxy(None).build().into()
 }
 
 /// The text behind `url`.

@@ -23,6 +23,10 @@ pub(crate) struct TelemetryArgs {
     /// Prometheus endpoint of a server to sample as well (vLLM, SGLang, TensorRT-LLM, Dynamo, Tandem); may be repeated
     #[arg(long = "metrics-url", value_name = "URL")]
     pub(crate) metrics_urls: Vec<String>,
+    /// Which GPUs do what, e.g. `prefill=0,1` and `decode=node-b:0`; may be repeated. Energy is told apart by role, and other GPUs do not
+    /// count (default: what the plan says, else all GPUs count together)
+    #[arg(long = "gpu-role", value_name = "ROLE=[HOST:]GPU[,…]", value_parser = gpu_roles)]
+    pub(crate) gpu_roles: Vec<GpuRole>,
     /// Write figures of each span of so many seconds (timeslices.csv, `slices` in result.json)
     #[arg(long, value_name = "SECONDS", value_parser = slice_length)]
     pub(crate) slice: Option<f64>,
@@ -33,8 +37,24 @@ pub(crate) struct TelemetryArgs {
 
 impl Default for TelemetryArgs {
     fn default() -> Self {
-        TelemetryArgs { telemetry: GpuSource::None, metrics_urls: Vec::new(), slice: None, genai_perf_compat: false }
+        TelemetryArgs { telemetry: GpuSource::None, metrics_urls: Vec::new(), gpu_roles: Vec::new(), slice: None, genai_perf_compat: false }
     }
+}
+
+/// A role and its GPUs: a host, or any, and an index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GpuRole {
+    role: String,
+    gpus: Vec<(Option<String>, u32)>,
+}
+
+fn gpu_roles(text: &str) -> Result<GpuRole, String> {
+    let (role, gpus) = text.split_once('=').filter(|(role, _)| !role.is_empty()).ok_or("expected ROLE=GPU[,GPU…]")?;
+    let gpu = |text: &str| {
+        let (host, index) = text.rsplit_once(':').map_or((None, text), |(host, index)| (Some(host.to_owned()), index));
+        index.parse().map(|index| (host, index)).map_err(|_| format!("{index:?} is not the index of a GPU"))
+    };
+    Ok(GpuRole { role: role.to_owned(), gpus: gpus.split(',').map(gpu).collect::<Result<_, _>>()? })
 }
 
 fn slice_length(text: &str) -> Result<f64, String> {
@@ -45,6 +65,8 @@ fn slice_length(text: &str) -> Result<f64, String> {
 impl TelemetryArgs {
     /// Begins to sample; none when that is not wanted. `more_urls` are endpoints that the caller knows of.
     pub(crate) fn start(&self, host: &str, file: PathBuf, roles: Roles, more_urls: &[String]) -> Result<Option<Arc<Session>>, Failure> {
+        let named = self.gpu_roles.clone();
+        let roles = if named.is_empty() { roles } else { Roles::new(move |host, index| role_of(&named, host, index)) };
         let config = TelemetryConfig {
             gpu: self.telemetry.clone(),
             metrics_urls: self.metrics_urls.iter().chain(more_urls).cloned().collect(),
@@ -69,6 +91,12 @@ impl TelemetryArgs {
     }
 }
 
+fn role_of(roles: &[GpuRole], host: &str, index: u32) -> Option<String> {
+    let is_it = |(on, i): &(Option<String>, u32)| *i == index && on.as_ref().is_none_or(|on| on == host);
+    let found: Vec<&str> = roles.iter().filter(|role| role.gpus.iter().any(is_it)).map(|role| role.role.as_str()).collect();
+    (!found.is_empty()).then(|| found.join("+"))
+}
+
 /// Which phase the plan gives to GPU `index` of the one host that it runs on. Devices of a plan without GPUs are no GPUs.
 pub(crate) fn roles_of_plan(plan: &Plan, host: &str) -> Roles {
     if plan.hardware.gpu_type == GpuType::Cpu {
@@ -88,4 +116,19 @@ pub(crate) fn roles_of_plan(plan: &Plan, host: &str) -> Roles {
             (false, false) => None,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gpus_have_the_roles_that_they_are_given() {
+        let roles = [gpu_roles("prefill=0,1").unwrap(), gpu_roles("decode=b:0,3").unwrap()];
+        let of = |host: &str, index| role_of(&roles, host, index);
+        assert_eq!(of("a", 0).as_deref(), Some("prefill"));
+        assert_eq!(of("b", 0).as_deref(), Some("prefill+decode"));
+        assert_eq!((of("a", 3).as_deref(), of("a", 2)), (Some("decode"), None));
+        assert!(["prefill", "=0", "prefill=x"].iter().all(|text| gpu_roles(text).is_err()));
+    }
 }
