@@ -149,8 +149,16 @@ pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
     if failed.is_empty() {
         return Ok(());
     }
+    // Told apart, as the remedy is another.
+    let late = points.iter().find(|f| f.server_late.p99 > f.case.server().itl.0 as f64);
+    let failed = match late {
+        Some(f) => [failed.as_slice(), &[format!("the paced server itself wrote late at concurrency {}", f.case.concurrency)]].concat(),
+        None => failed,
+    };
     let failure = Failure::message(Exit::CheckFailed, format!("this host cannot measure what was asked: {}", failed.join("; ")));
-    Err(failure.with_hint("lower the concurrency, free the machine, raise --receive-threads, or split the load over several hosts"))
+    Err(failure.with_hint(
+        "lower the concurrency, free the machine, raise --receive-threads or --server-threads, or split the load over several hosts",
+    ))
 }
 
 fn measure(case: Case, server_threads: u32) -> Result<Figures, Failure> {
