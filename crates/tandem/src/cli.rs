@@ -7,6 +7,7 @@ use tandem_plan::GpuType;
 
 use crate::network_args::NetworkArgs;
 use crate::selftest_args::LoadCommand;
+use crate::telemetry_args::TelemetryArgs;
 
 /// Deploys, drives and measures disaggregated LLM inference.
 #[derive(Debug, Parser)]
@@ -121,6 +122,8 @@ pub(crate) struct RunArgs {
     /// HTTP port of the frontend (default: the recipe's DYNAMO_FRONTEND_PORT; 0 = any free one)
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +190,8 @@ pub(crate) struct LoadArgs {
     pub(crate) grace: u64,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
     /// GPUs behind the endpoint, for the throughput per GPU
     #[arg(long, default_value_t = 1)]
     pub(crate) gpus: u32,

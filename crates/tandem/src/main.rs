@@ -9,6 +9,7 @@ mod exit;
 mod network_args;
 mod selftest_args;
 mod signals;
+mod telemetry_args;
 
 use std::process::ExitCode;
 

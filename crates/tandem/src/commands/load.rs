@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{RunContext, RunKind};
 use tandem_plan::LoadPoint;
+use tandem_telemetry::Roles;
 
 use super::measure::{Ask, Point, host_name, wall_ns};
 use super::progress::say;
@@ -61,6 +62,8 @@ fn ask(args: &LoadArgs, concurrency: u32, extra_inputs: Map<String, Value>) -> A
         request_timeout: Duration::from_secs(args.request_timeout),
         grace: Duration::from_secs(args.grace),
         network: args.network.clone(),
+        telemetry: args.telemetry.clone(),
+        session: None,
         n_gpus: args.gpus,
         tokenizer_dir: args.tokenizer.clone(),
         api_key: key("TANDEM_API_KEY").or_else(|| key("OPENAI_API_KEY")),
@@ -70,9 +73,11 @@ fn ask(args: &LoadArgs, concurrency: u32, extra_inputs: Map<String, Value>) -> A
 async fn drive(args: &LoadArgs, folder: &RunFolder) -> Result<(), Failure> {
     let mut interrupts = Interrupts::install()?;
     let started_wall_ns = wall_ns();
+    let session = args.telemetry.start(&host_name(), folder.path("telemetry.jsonl"), Roles::default(), &[])?;
     let (mut points, mut reasons, mut interrupted) = (Vec::new(), Vec::new(), false);
     for (index, &concurrency) in args.concurrency.iter().enumerate() {
-        let point = Point::new(&ask(args, concurrency, extra_inputs(args)?), index, folder.root(), &folder.path("logs/bench.log"))?;
+        let ask = Ask { session: session.clone(), ..ask(args, concurrency, extra_inputs(args)?) };
+        let point = Point::new(&ask, index, folder.root(), &folder.path("logs/bench.log"))?;
         let stop = Arc::new(StopSignal::new());
         let mut load = tokio::task::spawn_blocking({
             let stop = stop.clone();
