@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
 use crate::network_args::NetworkArgs;
+use crate::selftest_args::LoadCommand;
 use crate::telemetry_args::TelemetryArgs;
 
 /// Deploys, drives and measures disaggregated LLM inference.
@@ -47,7 +48,7 @@ pub(crate) enum Command {
     /// Show what would run where, and whether it fits; start nothing
     Plan(PlanArgs),
     /// Drive any OpenAI-compatible endpoint with load
-    Load(LoadArgs),
+    Load(Box<LoadCommand>),
     /// Make a page, a table or JSON of one or more run folders
     Report(ReportArgs),
     /// Compare two runs, and fail when a figure got worse than it may

@@ -14,15 +14,23 @@ use super::measure::{Ask, Point, host_name, wall_ns};
 use super::progress::say;
 use super::results::conclude;
 use super::run_folder::RunFolder;
+use super::selftest::{paced_server, selftest};
 use crate::cli::LoadArgs;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::selftest_args::{LoadCommand, LoadTool};
 use crate::signals::Interrupts;
 
 /// Measured requests of a concurrency, and those before them, when the user does not say, as multiples of it.
 const ROUNDS: u32 = 8;
 const WARMUP_ROUNDS: u32 = 2;
 
-pub(crate) fn load(args: LoadArgs) -> Result<(), Failure> {
+pub(crate) fn load(command: LoadCommand) -> Result<(), Failure> {
+    let args = match (command.tool, command.load) {
+        (Some(LoadTool::Selftest(args)), _) => return selftest(&args),
+        (Some(LoadTool::PacedServer(args)), _) => return paced_server(&args),
+        (None, Some(args)) => args,
+        (None, None) => return Err(Failure::message(Exit::Usage, "load: --url and --model are needed, or a tool's name")),
+    };
     if let Some(zero) = args.concurrency.iter().find(|&&c| c == 0) {
         return Err(Failure::message(Exit::Usage, format!("--concurrency {zero}: must be at least 1")));
     }
