@@ -33,11 +33,21 @@ pub(crate) struct TelemetryArgs {
     /// Count as GenAI-Perf 0.0.16 does in its two files, defects included (reasoning is ignored, energy is the counter's mean)
     #[arg(long)]
     pub(crate) genai_perf_compat: bool,
+    /// Write requests and chunks as Parquet tables too (requests.parquet, chunks.parquet)
+    #[arg(long)]
+    pub(crate) parquet: bool,
 }
 
 impl Default for TelemetryArgs {
     fn default() -> Self {
-        TelemetryArgs { telemetry: GpuSource::None, metrics_urls: Vec::new(), gpu_roles: Vec::new(), slice: None, genai_perf_compat: false }
+        TelemetryArgs {
+            telemetry: GpuSource::None,
+            metrics_urls: Vec::new(),
+            gpu_roles: Vec::new(),
+            slice: None,
+            genai_perf_compat: false,
+            parquet: false,
+        }
     }
 }
 
@@ -79,7 +89,7 @@ impl TelemetryArgs {
     }
 
     pub(crate) fn options(&self) -> ArtifactOptions {
-        ArtifactOptions { slice_s: self.slice, genai_perf_compat: self.genai_perf_compat }
+        ArtifactOptions { slice_s: self.slice, genai_perf_compat: self.genai_perf_compat, parquet: self.parquet }
     }
 
     /// Where GPUs were scraped, for GenAI-Perf's echo of its configuration.

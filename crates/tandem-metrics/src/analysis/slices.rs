@@ -54,6 +54,9 @@ impl Slice {
     }
 }
 
+/// Which moment of a request decides about its slice.
+type When = fn(&RequestRecord) -> Option<u64>;
+
 /// Cuts the measured phase into slices of `length_s` seconds, or longer ones where there would be more than [`MAX_SLICES`].
 #[must_use]
 pub fn slices(sample: &Sample<'_>, length_s: f64) -> Vec<Slice> {
@@ -78,8 +81,7 @@ pub fn slices(sample: &Sample<'_>, length_s: f64) -> Vec<Slice> {
     let mut latencies: Vec<Vec<(&'static Metric, Stats)>> = vec![Vec::new(); n];
     let first_chunk = |record: &RequestRecord| record.chunks.first().map(|chunk| chunk.at_ns);
     let ended = |record: &RequestRecord| Some(record.end_ns);
-    let kinds: [(&'static Metric, fn(&RequestRecord) -> Option<u64>); 3] =
-        [(&ttft::METRIC, first_chunk), (&tpot::METRIC, ended), (&request_latency::METRIC, ended)];
+    let kinds: [(&'static Metric, When); 3] = [(&ttft::METRIC, first_chunk), (&tpot::METRIC, ended), (&request_latency::METRIC, ended)];
     for (metric, when) in kinds {
         let (Kind::Record(value), true) = (metric.kind, sample.load.streaming || !metric.streaming_only) else { continue };
         let mut values: Vec<Vec<f64>> = vec![Vec::new(); n];

@@ -10,6 +10,8 @@
 //! | `…/profile_export_genai_perf.csv` | [`genai_perf_csv`] |
 //! | `…/profile_export.jsonl` (measured), `…/profile_export_warmup.jsonl` (warm-up, if any) | [`profile_export`] |
 //! | `…/inputs.json` | [`inputs`] |
+//! | `…/timeslices.csv` (with slices) | [`crate::analysis::slices`] |
+//! | `…/requests.parquet`, `…/chunks.parquet` (on request) | [`parquet`] |
 //! | `perf_summary.txt` | [`perf_summary`] |
 //! | `result.json` | [`result`] |
 
@@ -21,6 +23,7 @@ pub mod genai_perf_csv;
 pub mod genai_perf_json;
 pub mod input_config;
 pub mod inputs;
+pub mod parquet;
 pub mod perf_summary;
 pub mod profile_export;
 mod python;
@@ -73,6 +76,8 @@ pub struct ArtifactOptions {
     pub slice_s: Option<f64>,
     /// Whether GenAI-Perf's two files count as GenAI-Perf does, defects included; see [`compat`].
     pub genai_perf_compat: bool,
+    /// Whether requests and chunks are written as Parquet tables too.
+    pub parquet: bool,
 }
 
 /// The artifacts of one load point.
@@ -173,7 +178,12 @@ pub fn render_point(records: &[RequestRecord], context: &PointContext) -> PointA
     if !warmup.is_empty() {
         texts.push(("profile_export_warmup.jsonl", warmup));
     }
-    let files = texts.into_iter().map(|(name, text)| (format!("{directory}/{name}"), text.into_bytes())).collect();
+    let mut files: Vec<(&str, Vec<u8>)> = texts.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
+    if context.options.parquet {
+        files.push(("requests.parquet", parquet::requests(records, context.clock, &context.load)));
+        files.push(("chunks.parquet", parquet::chunks(records, context.clock)));
+    }
+    let files = files.into_iter().map(|(name, bytes)| (format!("{directory}/{name}"), bytes)).collect();
     let genai_perf_compat = context.options.genai_perf_compat;
     PointArtifacts { directory, summary, analysis, telemetry: telemetry_json, genai_perf_compat, files }
 }

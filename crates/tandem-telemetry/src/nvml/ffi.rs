@@ -153,21 +153,21 @@ impl Library {
         let mut value: c_uint = 0;
         // SAFETY: `nvmlReturn_t f(nvmlDevice_t, unsigned int *)`.
         let status = unsafe { self.symbol::<Simple32>(function)?(device, &raw mut value) };
-        (status == SUCCESS).then(|| f64::from(value))
+        (status == SUCCESS).then_some(f64::from(value))
     }
 
     fn number64(&self, function: &CStr, device: Device) -> Option<f64> {
         let mut value: c_ulonglong = 0;
         // SAFETY: `nvmlReturn_t f(nvmlDevice_t, unsigned long long *)`.
         let status = unsafe { self.symbol::<Simple64>(function)?(device, &raw mut value) };
-        (status == SUCCESS).then(|| value as f64)
+        (status == SUCCESS).then_some(value as f64)
     }
 
     fn choice32(&self, function: &CStr, device: Device, choice: c_uint) -> Option<f64> {
         let mut value: c_uint = 0;
         // SAFETY: `nvmlReturn_t f(nvmlDevice_t, enum, unsigned int *)`; C's enums are of an int's size.
         let status = unsafe { self.symbol::<Choice32>(function)?(device, choice, &raw mut value) };
-        (status == SUCCESS).then(|| f64::from(value))
+        (status == SUCCESS).then_some(f64::from(value))
     }
 
     /// `nvmlDeviceGetTotalEccErrors`: kind 0 corrected, 1 uncorrected; counter 0 since the driver was loaded, 1 in the device's life.
@@ -176,7 +176,7 @@ impl Library {
         let mut value: c_ulonglong = 0;
         // SAFETY: `nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t, enum, enum, unsigned long long *)`.
         let status = unsafe { self.symbol::<Ecc>(c"nvmlDeviceGetTotalEccErrors")?(device, kind, counter, &raw mut value) };
-        (status == SUCCESS).then(|| value as f64)
+        (status == SUCCESS).then_some(value as f64)
     }
 
     fn utilization(&self, device: Device) -> Option<Utilization> {
@@ -215,7 +215,7 @@ impl Library {
         type Codec = unsafe extern "C" fn(Device, *mut c_uint, *mut c_uint) -> Return;
         // SAFETY: `nvmlReturn_t f(nvmlDevice_t, unsigned int *, unsigned int *)`.
         let status = unsafe { self.symbol::<Codec>(function)?(device, &raw mut value, &raw mut period) };
-        (status == SUCCESS).then(|| f64::from(value))
+        (status == SUCCESS).then_some(f64::from(value))
     }
 
     /// Unsigned values of fields that have no function of their own.
