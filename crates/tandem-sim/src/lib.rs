@@ -15,3 +15,4 @@ pub mod hardware;
 pub mod model;
 pub mod predict;
 pub mod rows;
+pub mod virtual_time;

@@ -1,8 +1,8 @@
 //! What a plan will do, with an interval and the reasons for which it may be wrong.
 
-use tandem_plan::{EngineKind, Phase, Plan, WeightDtype, WorkerPlan};
+use tandem_plan::{EngineKind, LoadPoint, Phase, Plan, WeightDtype, WorkerPlan};
 
-use crate::des::{Lengths, Load, simulate};
+use crate::des::{Deployment, Lengths, Load, simulate};
 use crate::evaluate::Metric;
 use crate::model::Model;
 use crate::rows::{Kind, Pool, Scenario};
@@ -46,45 +46,53 @@ pub fn predict(model: &Model, plan: &Plan) -> Vec<Prediction> {
     if plan.engine != EngineKind::DynamoTrtllm {
         return Vec::new();
     }
-    let workers = |phase: Phase| -> Vec<&WorkerPlan> { plan.workers.iter().filter(|w| w.phase == phase).collect() };
-    let (prefill, decode) = (workers(Phase::Prefill), workers(Phase::Decode));
-    let (Some(first), Some(second)) = (prefill.first(), decode.first()) else { return Vec::new() };
-    plan.load
-        .points
-        .iter()
-        .map(|point| {
-            let scenario = Scenario {
-                kind: Kind::Disaggregated,
-                hardware: plan.hardware.gpu_type.name().to_owned(),
-                stack: "trt".to_owned(),
-                months: ASSUMED_MONTH,
-                weights: weights_of(plan),
-                prefill: pool(first, prefill.len()),
-                decode: pool(second, decode.len()),
-                mtp: second.mtp_size,
-                eplb_slots: second.eplb_slots,
-                gpus: plan.workers.iter().map(|w| f64::from(w.layout.world_size())).sum(),
-                load: Load {
-                    concurrency: point.concurrency,
-                    requests: point.n_requests + point.n_warmup,
-                    isl: Lengths::Fixed(plan.load.isl),
-                    osl: Lengths::Fixed(plan.load.osl),
-                    seed: plan.load.seed,
-                    stream_interval: second.stream_interval,
-                },
-                assumed: Vec::new(),
-            };
-            predict_point(model, &scenario, second, point.n_warmup)
-        })
-        .collect()
+    let point = |point: &LoadPoint| Some(predict_point(model, &scenario(plan, point)?, &deployment(model, plan, point)?, point.n_warmup));
+    plan.load.points.iter().filter_map(point).collect()
 }
 
-fn predict_point(model: &Model, s: &Scenario, decode: &WorkerPlan, warmup: u32) -> Prediction {
-    let mut deployment = model.deployment(s, model.factors(s));
+/// One load point of a plan for a cluster as the performance model sees it; none without workers of both phases.
+#[must_use]
+pub fn scenario(plan: &Plan, point: &LoadPoint) -> Option<Scenario> {
+    let workers = |phase: Phase| -> Vec<&WorkerPlan> { plan.workers_of(phase).collect() };
+    let (prefill, decode) = (workers(Phase::Prefill), workers(Phase::Decode));
+    let (first, second) = (prefill.first()?, decode.first()?);
+    Some(Scenario {
+        kind: Kind::Disaggregated,
+        hardware: plan.hardware.gpu_type.name().to_owned(),
+        stack: "trt".to_owned(),
+        months: ASSUMED_MONTH,
+        weights: weights_of(plan),
+        prefill: pool(first, prefill.len()),
+        decode: pool(second, decode.len()),
+        mtp: second.mtp_size,
+        eplb_slots: second.eplb_slots,
+        gpus: plan.workers.iter().map(|w| f64::from(w.layout.world_size())).sum(),
+        load: Load {
+            concurrency: point.concurrency,
+            requests: point.n_requests + point.n_warmup,
+            isl: Lengths::Fixed(plan.load.isl),
+            osl: Lengths::Fixed(plan.load.osl),
+            seed: plan.load.seed,
+            stream_interval: second.stream_interval,
+        },
+        assumed: Vec::new(),
+    })
+}
+
+/// What the fast simulation runs for a load point of a plan for a cluster.
+#[must_use]
+pub fn deployment(model: &Model, plan: &Plan, point: &LoadPoint) -> Option<Deployment> {
+    let s = scenario(plan, point)?;
+    let mut deployment = model.deployment(&s, model.factors(&s));
     // The plan has worked out its own cache.
-    deployment.decode.kv_tokens = u64::from(decode.kv.n_blocks) * u64::from(decode.kv.block_size);
+    let kv = &plan.workers_of(Phase::Decode).next()?.kv;
+    deployment.decode.kv_tokens = u64::from(kv.n_blocks) * u64::from(kv.block_size);
     deployment.prefill.chunked = true;
-    let outcome = simulate(&deployment, &s.load).after(warmup as usize);
+    Some(deployment)
+}
+
+fn predict_point(model: &Model, s: &Scenario, deployment: &Deployment, warmup: u32) -> Prediction {
+    let outcome = simulate(deployment, &s.load).after(warmup as usize);
     let interval = |metric: Metric, value: f64| {
         let spread = spread(model, s, metric).exp();
         Interval { value, low: value / spread, high: value * spread }

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::report(&args),
         Command::Compare(args) => commands::compare::compare(&args),
         Command::List => commands::list::list(),
+        Command::Simulate(args) => commands::simulate::simulate(&args),
         Command::Evaluate(args) => commands::evaluate::evaluate(&args),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args),
         Command::Serve(args) => commands::serve::serve(args),
