@@ -238,7 +238,8 @@ impl<'a> Run<'a> {
         let avoid = &self.requests[request as usize].avoid;
         let able: Vec<usize> =
             (0..self.workers.len()).filter(|&w| self.workers[w].setup.phase == phase && self.workers[w].state != State::Lost).collect();
-        let candidate = |&w: &usize| Candidate { index: self.workers[w].setup.index, load: self.workers[w].load, avoid: avoid.contains(&w) };
+        let candidate =
+            |&w: &usize| Candidate { index: self.workers[w].setup.index, load: self.workers[w].load, avoid: avoid.contains(&w) };
         let candidates: Vec<Candidate> = able.iter().map(candidate).collect();
         let worker = able[self.routers[usize::from(phase == Phase::Decode)].pick(&candidates)?];
         self.workers[worker].load += amount;
@@ -390,7 +391,8 @@ impl<'a> Run<'a> {
         let steps = std::mem::take(&mut self.workers[worker].steps);
         let next = now + span(self.setup.overheads.step_gap_s);
         let known = next + span(self.workers[worker].drain_s);
-        let outcomes: Vec<Vec<Outcome>> = steps.iter().map(|s| s.as_ref().map_or_else(Vec::new, |s| self.outcomes(known, worker, s))).collect();
+        let outcomes: Vec<Vec<Outcome>> =
+            steps.iter().map(|s| s.as_ref().map_or_else(Vec::new, |s| self.outcomes(known, worker, s))).collect();
         self.workers[worker].end_step(&steps, &outcomes);
         self.events.at(next, Event::Wake { worker });
     }

@@ -29,6 +29,10 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
     let arrivals = arrivals(args)?;
     let model = Model::deepseek_r1(Constants::shipped());
     let n_plans = plans.len();
+    if calibration.is_none() && plans.iter().any(|plan| plan.engine == EngineKind::Cpu) {
+        return Err(Failure::message(Exit::Usage, "the CPU engine has no costs until a run of it was calibrated")
+            .with_hint("tandem run --out RUN, then tandem calibrate --from-run RUN --out FILE, then --calibration FILE"));
+    }
     for (i, plan) in plans.iter().enumerate() {
         let path = match &args.out {
             Some(out) if n_plans > 1 => out.join(format!("case-{}", i + 1)),
@@ -58,8 +62,7 @@ fn simulate_plan(
     let mut logs: [String; 2] = Default::default();
     for (index, point) in (0_u64..).zip(&plan.load.points) {
         let Some(mut what) = setup(plan, *point, model, calibration) else {
-            return Err(Failure::message(Exit::Usage, "the CPU engine has no costs until a run of it was calibrated")
-                .with_hint("tandem run --out RUN, then tandem calibrate --from-run RUN --out FILE, then --calibration FILE"));
+            return Err(Failure::message(Exit::Infeasible, "the plan lacks workers of a phase"));
         };
         what.faults = faults.to_vec();
         let mut drive = drive(plan, *point, index);
@@ -151,9 +154,9 @@ fn arrivals(args: &SimulateArgs) -> Result<Arrivals, Failure> {
     };
     if let Some(path) = &args.trace {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)?;
-        return trace(&text).map(Arrivals::Trace).ok_or_else(|| {
-            Failure::message(Exit::Artifact, format!("{}: each line is a time in seconds, ascending", path.display()))
-        });
+        return trace(&text)
+            .map(Arrivals::Trace)
+            .ok_or_else(|| Failure::message(Exit::Artifact, format!("{}: each line is a time in seconds, ascending", path.display())));
     }
     match args.rate {
         Some(rate) => Ok(Arrivals::Gamma { rate: positive("rate", rate)?, shape: positive("burstiness", args.burstiness)? }),
