@@ -201,10 +201,10 @@ impl<'a> Run<'a> {
         }
         match note {
             Note::New(_) => self.begin(now, of),
-            Note::Reserved(_) => self.to_prefill(now, of),
+            Note::Reserved(_) => self.ask_prefill(now, of),
             Note::Computed { .. } => {
                 self.unlease_prompt(of.request);
-                self.to_decode(now, of);
+                self.ask_decode(now, of);
             }
             Note::Tokens { n, last, .. } => self.tokens(now, of, n, last),
             Note::Impossible(_) => self.fail(now, of.request, FailureKind::HttpStatus, "the request can never run"),
@@ -213,10 +213,10 @@ impl<'a> Run<'a> {
     }
 
     fn begin(&mut self, now: Nanos, of: Try) {
-        if self.setup.flow == Flow::ReserveFirst && self.drive.osl > 1 { self.to_decode(now, of) } else { self.to_prefill(now, of) }
+        if self.setup.flow == Flow::ReserveFirst && self.drive.osl > 1 { self.ask_decode(now, of) } else { self.ask_prefill(now, of) }
     }
 
-    fn to_decode(&mut self, now: Nanos, of: Try) {
+    fn ask_decode(&mut self, now: Nanos, of: Try) {
         let Some(worker) = self.pick(Phase::Decode, of.request, 1) else {
             return self.fail(now, of.request, FailureKind::HttpStatus, "no decode worker is there");
         };
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
         self.tell(now, worker, Message::Reserve(of));
     }
 
-    fn to_prefill(&mut self, now: Nanos, of: Try) {
+    fn ask_prefill(&mut self, now: Nanos, of: Try) {
         let Some(worker) = self.pick(Phase::Prefill, of.request, u64::from(self.drive.isl)) else {
             return self.fail(now, of.request, FailureKind::HttpStatus, "no prefill worker is there");
         };
