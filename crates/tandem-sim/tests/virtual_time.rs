@@ -60,7 +60,7 @@ fn driven(concurrency: u32, n_requests: u32) -> Drive {
 /// Tokens per second from the first request to the last end.
 fn rate(simulated: &Simulated) -> f64 {
     let tokens: u32 = simulated.records.iter().filter_map(|r| r.osl.server).sum();
-    let end = simulated.records.iter().map(|r| r.end_ns).max().unwrap();
+    let end = simulated.records.iter().map(|r| r.end_ns).max().expect("a finished run");
     f64::from(tokens) / (end as f64 * 1e-9)
 }
 
@@ -74,7 +74,7 @@ fn profiled(simulated: &Simulated) -> impl Iterator<Item = &RequestRecord> {
 }
 
 fn tpot(r: &RequestRecord) -> f64 {
-    (r.end_ns - r.ack_ns.unwrap()) as f64 * 1e-9 / f64::from(r.osl.server.unwrap() - 1)
+    (r.end_ns - r.ack_ns.expect("a finished run")) as f64 * 1e-9 / f64::from(r.osl.server.expect("a finished run") - 1)
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn cluster(gpu: &str) -> Plan {
         sets: vec!["MULTI_ROUND=3".into()],
         gpu_type: Some(gpu.into()),
     };
-    plans(&load_recipe(&inputs).unwrap(), &|path| std::fs::read_to_string(path)).unwrap().remove(0)
+    plans(&load_recipe(&inputs).expect("a finished run"), &|path| std::fs::read_to_string(path)).expect("a finished run").remove(0)
 }
 
 #[test]

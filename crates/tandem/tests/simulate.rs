@@ -28,7 +28,7 @@ const MODELED: [&str; 14] = [
 
 fn simulated(dir: &Path, name: &str, more: &[&str]) -> std::path::PathBuf {
     let out = dir.join(name);
-    let mut args = vec!["simulate", "tiny", "--out", out.to_str().unwrap()];
+    let mut args = vec!["simulate", "tiny", "--out", out.to_str().expect("a finished run")];
     args.extend(MODELED);
     args.extend(more);
     let done = output(&args);
@@ -37,12 +37,12 @@ fn simulated(dir: &Path, name: &str, more: &[&str]) -> std::path::PathBuf {
 }
 
 fn result(run: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(run.join("result.json")).unwrap()).unwrap()
+    serde_json::from_str(&fs::read_to_string(run.join("result.json")).expect("a finished run")).expect("a finished run")
 }
 
 /// What each step of a phase held.
 fn compositions(run: &Path, phase: &str) -> Vec<String> {
-    let text = fs::read_to_string(run.join("logs").join(format!("{phase}.log"))).unwrap();
+    let text = fs::read_to_string(run.join("logs").join(format!("{phase}.log"))).expect("a finished run");
     let states = |line: &str| Some(line.split_once("states = ")?.1.split_once('}')?.0.to_owned());
     text.lines().filter_map(states).collect()
 }
