@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
+use crate::network_args::NetworkArgs;
+use crate::selftest_args::LoadCommand;
+use crate::telemetry_args::TelemetryArgs;
+
 /// Deploys, drives and measures disaggregated LLM inference.
 #[derive(Debug, Parser)]
 #[command(name = "tandem", version, max_term_width = 110, arg_required_else_help = true, after_help = AFTER_HELP)]
@@ -46,7 +50,7 @@ pub(crate) enum Command {
     /// Run a recipe in virtual time: same schedulers, same run folder, marked simulated
     Simulate(SimulateArgs),
     /// Drive any OpenAI-compatible endpoint with load
-    Load(LoadArgs),
+    Load(Box<LoadCommand>),
     /// Make a page, a table or JSON of one or more run folders
     Report(ReportArgs),
     /// Compare two runs, and fail when a figure got worse than it may
@@ -120,6 +124,8 @@ pub(crate) struct RunArgs {
     /// HTTP port of the frontend (default: the recipe's DYNAMO_FRONTEND_PORT; 0 = any free one)
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
 }
 
 #[derive(Debug, Args)]
@@ -184,6 +190,10 @@ pub(crate) struct LoadArgs {
     /// Seconds that in-flight requests get after the first ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
     /// GPUs behind the endpoint, for the throughput per GPU
     #[arg(long, default_value_t = 1)]
     pub(crate) gpus: u32,
