@@ -177,7 +177,7 @@ fn arrivals_come_when_the_load_says() {
     let simulated = simulate(&deployed(2, 2), &open).unwrap();
     let last = simulated.records.iter().map(|r| r.start_ns).max().unwrap() as f64 * 1e-9;
     assert!((simulated.records.len() as f64 / last - 10.0).abs() < 1.5, "{last}");
-    open.arrivals = Arrivals::Trace([0, 5, 5, 900].map(|ms| tandem_plan::Nanos::from_millis(ms)).to_vec());
+    open.arrivals = Arrivals::Trace([0, 5, 5, 900].map(tandem_plan::Nanos::from_millis).to_vec());
     let traced = simulate(&deployed(1, 1), &open).unwrap();
     assert_eq!(traced.records.iter().map(|r| r.start_ns / 1_000_000).collect::<Vec<_>>(), [0, 5, 5, 900]);
     assert!(traced.records.iter().all(|r| r.outcome.is_ok()));
