@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point};
+use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point};
 use tandem_metrics::{Load, Reason, RunClock, Verdict};
 use tandem_plan::{EngineKind, Nanos, Phase, Plan};
 use tandem_recipe::render_configs;
@@ -132,6 +132,8 @@ fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arri
         },
         payloads: Vec::new(),
         telemetry: None,
+        measured: None,
+        options: ArtifactOptions::default(),
     };
     render_point(&simulated.records, &context)
 }
