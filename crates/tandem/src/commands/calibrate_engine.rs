@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde_json::Value;
-use tandem_launch::local::worker_log;
 use tandem_plan::{EngineKind, Phase, Plan};
 use tandem_sched::iteration::IterationLine;
 use tandem_sim::fit::Constants;
@@ -76,7 +75,7 @@ fn read_run(path: &Path) -> Result<Run, Failure> {
     }
     let mut workers = Vec::new();
     for worker in &plan.workers {
-        let log = worker_log(path, worker.phase, worker.index);
+        let log = path.join("logs").join(format!("output_{}_{}.log", worker.phase, worker.index + 1));
         let bytes = std::fs::read(&log).with_context(|| format!("cannot read {}", log.display())).or_exit(Exit::Artifact)?;
         workers.push((worker.phase, String::from_utf8_lossy(&bytes).lines().filter_map(IterationLine::parse).collect()));
     }
