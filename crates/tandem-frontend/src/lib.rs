@@ -7,7 +7,7 @@
 //! Reading order: `server` (listeners and tasks), `http` (paths, keys, bodies),
 //! `completions` (body to response), `reply` (tokens to response), `text` (tokens to text),
 //! `generation` (one request through the workers) over `lifecycle` (its pure state machine)
-//! and `router` (pure policies), `inflight` (whose message is it), `workers` and `control`
+//! and `tandem_sched::router` (pure policies), `inflight` (whose message is it), `workers` and `control`
 //! (who is connected), `health`, `metrics`, `patience` (clients that do not read).
 
 mod completions;
@@ -21,7 +21,6 @@ mod lifecycle;
 mod metrics;
 mod patience;
 mod reply;
-mod router;
 mod server;
 mod shared;
 mod text;

@@ -4,7 +4,7 @@
 //! [`Step`] asks. Tokens of the decode worker can arrive before the first token, because
 //! the two workers use different connections; they are held back here.
 //!
-//! Not here: which worker is picked (`router`), message identities and stale answers
+//! Not here: which worker is picked (`tandem_sched::router`), message identities and stale answers
 //! (`generation` starts every try under a new identity).
 
 use std::collections::VecDeque;

@@ -11,7 +11,7 @@ use tandem_wire::worker::{ToWorker, WorkerStats};
 use tokio::sync::Notify;
 
 use crate::inflight::lock;
-use crate::router::{Candidate, Router};
+use tandem_sched::router::{Candidate, Router};
 
 /// Bytes that may wait for one worker before it counts as stuck; cancellations may go over it.
 const MAX_OUTBOX_BYTES: usize = 64 << 20;

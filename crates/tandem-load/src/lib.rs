@@ -1,6 +1,6 @@
 //! Load generator for OpenAI-compatible chat endpoints: from a [`LoadSpec`] to [`RequestRecord`](tandem_metrics::RequestRecord)s.
 //!
-//! Four parts that do not know each other's business: `pacing` decides when to send (pure), `prompts`
+//! Four parts that do not know each other's business: `pacing` (of `tandem-sched`) decides when to send, `prompts`
 //! makes what is sent, `transport` sends and stamps what comes back, `decode` turns stamped bytes into
 //! records. `run` joins them: a receive thread that only moves bytes, a decode thread and a prompt thread
 //! behind it. A request's failure is its record's outcome; nothing is dropped.
@@ -14,7 +14,6 @@ pub mod decode;
 pub mod error;
 pub mod health;
 pub mod paced;
-pub mod pacing;
 pub mod progress;
 pub mod prompts;
 pub mod run;
@@ -23,6 +22,8 @@ pub mod spec;
 pub mod stop;
 pub mod target;
 pub mod transport;
+
+pub use tandem_sched::pacing;
 
 pub use error::LoadError;
 pub use health::ClientHealth;

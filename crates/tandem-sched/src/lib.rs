@@ -13,11 +13,17 @@
 //! Reading order: `config` (limits), `blocks` (the KV blocks), `step` (what goes in and out),
 //! `sequence` (states), `scheduler` (the decisions), `slab` and `queue` (containers).
 //!
+//! Two more decisions that the real system and the simulator share are here: `router` (which worker gets a
+//! request) and `pacing` (when a load generator sends one); `iteration` is the line that both write for each step.
+//!
 //! Not here: tokens and when a text ends (`tandem-worker`), computation (`tandem-engine`).
 
 mod blocks;
 mod config;
+pub mod iteration;
+pub mod pacing;
 mod queue;
+pub mod router;
 mod scheduler;
 mod sequence;
 mod slab;

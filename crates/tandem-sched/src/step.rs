@@ -36,6 +36,18 @@ pub struct Step {
     pub n_gen_tokens: u32,
 }
 
+impl Step {
+    /// Pairs of a query token and a token at or before it, over all entries: what attention looks at in this step.
+    #[must_use]
+    pub fn n_attended(&self) -> u64 {
+        let pairs = |e: &StepEntry| {
+            let (start, n) = (u64::from(e.start), u64::from(e.n_tokens));
+            n * start + n * (n + 1) / 2
+        };
+        self.entries.iter().map(pairs).sum()
+    }
+}
+
 /// What one entry of a step yielded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {

@@ -16,3 +16,4 @@ pub mod model;
 pub mod predict;
 pub mod rows;
 pub mod screen;
+pub mod virtual_time;

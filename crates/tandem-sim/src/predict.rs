@@ -2,7 +2,7 @@
 
 use tandem_plan::{EngineKind, LoadPoint, Phase, Plan, WeightDtype, WorkerPlan};
 
-use crate::des::{Lengths, Load, simulate};
+use crate::des::{Deployment, Lengths, Load, simulate};
 use crate::evaluate::Metric;
 use crate::model::Model;
 use crate::rows::{Kind, Pool, Scenario};
@@ -43,17 +43,16 @@ pub(crate) const ASSUMED_MONTH: f64 = 2.0;
 /// Predicts each load point of `plan`; none for plans of the embedded engine, whose costs are not those of a GPU.
 #[must_use]
 pub fn predict(model: &Model, plan: &Plan) -> Vec<Prediction> {
-    let Some(decode) = plan.workers_of(Phase::Decode).next() else { return Vec::new() };
-    let points = plan.load.points.iter().filter_map(|point| Some((point, scenario(plan, point)?)));
-    points.map(|(point, scenario)| predict_point(model, &scenario, decode, point.n_warmup)).collect()
+    if plan.engine != EngineKind::DynamoTrtllm {
+        return Vec::new();
+    }
+    let point = |point: &LoadPoint| Some(predict_point(model, &scenario(plan, point)?, &deployment(model, plan, point)?, point.n_warmup));
+    plan.load.points.iter().filter_map(point).collect()
 }
 
-/// One load point of a plan as something that can be simulated; none for engines whose costs are not known.
+/// One load point of a plan for a cluster as the performance model sees it; none without workers of both phases.
 #[must_use]
 pub fn scenario(plan: &Plan, point: &LoadPoint) -> Option<Scenario> {
-    if plan.engine != EngineKind::DynamoTrtllm {
-        return None;
-    }
     let workers = |phase: Phase| -> Vec<&WorkerPlan> { plan.workers_of(phase).collect() };
     let (prefill, decode) = (workers(Phase::Prefill), workers(Phase::Decode));
     let (first, second) = (prefill.first()?, decode.first()?);
@@ -80,12 +79,20 @@ pub fn scenario(plan: &Plan, point: &LoadPoint) -> Option<Scenario> {
     })
 }
 
-fn predict_point(model: &Model, s: &Scenario, decode: &WorkerPlan, warmup: u32) -> Prediction {
-    let mut deployment = model.deployment(s, model.factors(s));
+/// What the fast simulation runs for a load point of a plan for a cluster.
+#[must_use]
+pub fn deployment(model: &Model, plan: &Plan, point: &LoadPoint) -> Option<Deployment> {
+    let s = scenario(plan, point)?;
+    let mut deployment = model.deployment(&s, model.factors(&s));
     // The plan has worked out its own cache.
-    deployment.decode.kv_tokens = u64::from(decode.kv.n_blocks) * u64::from(decode.kv.block_size);
+    let kv = &plan.workers_of(Phase::Decode).next()?.kv;
+    deployment.decode.kv_tokens = u64::from(kv.n_blocks) * u64::from(kv.block_size);
     deployment.prefill.chunked = true;
-    let outcome = simulate(&deployment, &s.load).after(warmup as usize);
+    Some(deployment)
+}
+
+fn predict_point(model: &Model, s: &Scenario, deployment: &Deployment, warmup: u32) -> Prediction {
+    let outcome = simulate(deployment, &s.load).after(warmup as usize);
     let interval = |metric: Metric, value: f64| {
         let spread = spread(model, s, metric).exp();
         Interval { value, low: value / spread, high: value * spread }

@@ -141,7 +141,7 @@ impl<S: Side> EngineLoop<S> {
                 let outcomes = side.complete(step, batch, &output, resources);
                 resources.totals.n_output_tokens += outcomes.iter().map(|o| u64::from(o.n_new)).sum::<u64>();
                 resources.scheduler.complete_step(step, &outcomes);
-                log.step(step, &stats, begin.elapsed());
+                log.step(step, &stats, begin);
                 Ok(())
             }
             Err(error) => self.fail_step(step, error),

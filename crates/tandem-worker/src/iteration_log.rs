@@ -1,12 +1,9 @@
-//! One line a step, in the words that the recipe's scripts look for.
-//!
-//! The dictionary of states has the form of TensorRT-LLM's `print_iter_log`, so that
-//! `grep "'num_generation_tokens': 0"` finds pure prefill steps and
-//! `grep "'num_ctx_requests': 0, 'num_ctx_tokens': 0"` pure decode steps.
+//! One line a step ([`IterationLine`]) into the log of this process, a few at a time.
 
-use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use tandem_sched::iteration::IterationLine;
 use tandem_sched::{SchedStats, Step};
 
 /// Lines reach the file at the latest this long after their step, or when the worker falls idle.
@@ -21,11 +18,15 @@ pub(crate) struct IterationLog {
     lines: Vec<u8>,
     flushed: Instant,
     n_steps: u64,
+    /// One moment on both clocks: steps are timed by the monotonic one and told in wall time.
+    origin: (Instant, Duration),
 }
 
 impl IterationLog {
     pub(crate) fn new(writer: Option<Box<dyn Write + Send>>) -> Self {
-        Self { writer, lines: Vec::new(), flushed: Instant::now(), n_steps: 0 }
+        let now = Instant::now();
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { writer, lines: Vec::new(), flushed: now, n_steps: 0, origin: (now, wall) }
     }
 
     /// Steps so far.
@@ -33,13 +34,15 @@ impl IterationLog {
         self.n_steps
     }
 
-    /// Counts a step and writes its line; `stats` are those while it ran.
-    pub(crate) fn step(&mut self, step: &Step, stats: &SchedStats, took: Duration) {
+    /// Counts a step that ran from `begin` until now and writes its line; `stats` are those while it ran.
+    pub(crate) fn step(&mut self, step: &Step, stats: &SchedStats, begin: Instant) {
         self.n_steps += 1;
         if self.writer.is_none() {
             return;
         }
-        write_line(&mut self.lines, self.n_steps, step, stats, took).expect("a vector takes every byte");
+        let wall = self.origin.1 + begin.saturating_duration_since(self.origin.0);
+        let line = IterationLine::new(self.n_steps, 0, step, stats, wall, begin.elapsed());
+        writeln!(self.lines, "{line}").expect("a vector takes every byte");
         if self.lines.len() >= FLUSH_BYTES || self.flushed.elapsed() >= FLUSH_AFTER {
             self.flush();
         }
@@ -62,38 +65,5 @@ impl IterationLog {
 impl Drop for IterationLog {
     fn drop(&mut self) {
         self.flush();
-    }
-}
-
-fn write_line(w: &mut impl Write, n_steps: u64, step: &Step, stats: &SchedStats, took: Duration) -> io::Result<()> {
-    writeln!(
-        w,
-        "[tandem] iter = {n_steps}, rank = 0, host_step_time = {:.3}ms, num_scheduled_requests: {}, states = \
-         {{'num_ctx_requests': {}, 'num_ctx_tokens': {}, 'num_generation_tokens': {}}}, kv_blocks_used = {}, kv_blocks_free = {}",
-        took.as_secs_f64() * 1e3,
-        step.entries.len(),
-        step.n_ctx_requests,
-        step.n_ctx_tokens,
-        step.n_gen_tokens,
-        stats.blocks_used,
-        stats.blocks_total - stats.blocks_used,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_has_the_keys_that_scripts_look_for() {
-        let step = Step { entries: Vec::new(), n_ctx_requests: 1, n_ctx_tokens: 128, n_gen_tokens: 4 };
-        let stats = SchedStats { blocks_used: 40, blocks_total: 100, ..SchedStats::default() };
-        let mut line = Vec::new();
-        write_line(&mut line, 12, &step, &stats, Duration::from_micros(3214)).unwrap();
-        assert_eq!(
-            String::from_utf8(line).unwrap(),
-            "[tandem] iter = 12, rank = 0, host_step_time = 3.214ms, num_scheduled_requests: 0, states = {'num_ctx_requests': 1, \
-             'num_ctx_tokens': 128, 'num_generation_tokens': 4}, kv_blocks_used = 40, kv_blocks_free = 60\n"
-        );
     }
 }

@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Show what would run where, and whether it fits; start nothing
     Plan(PlanArgs),
+    /// Run a recipe in virtual time: same schedulers, same run folder, marked simulated
+    Simulate(SimulateArgs),
     /// Drive any OpenAI-compatible endpoint with load
     Load(Box<LoadCommand>),
     /// Make a page, a table or JSON of one or more run folders
@@ -59,7 +61,7 @@ pub(crate) enum Command {
     Evaluate(EvaluateArgs),
     /// Search knobs for the frontier of throughput per GPU against throughput per user, predicted or measured
     Explore(ExploreArgs),
-    /// Fit the constants of the performance model to measured rows (CSV)
+    /// Fit the constants of the performance model to measured rows (CSV) or to runs
     Calibrate(CalibrateArgs),
     /// Serve the OpenAI API in front of the workers of a plan (one process of a deployment)
     Serve(ServeArgs),
@@ -373,10 +375,48 @@ pub(crate) struct ExploreArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tandem simulate deepseek-r1 --gpu-type gb200 --out sim
+  tandem run --out measured && tandem calibrate --from-run measured --out costs.json
+  tandem simulate --calibration costs.json --set CONCURRENCY=1,4,16 --out sim
+  tandem simulate deepseek-r1 --gpu-type gb200 --inject worker-lost:prefill-0@30s --inject slow-link:x4 --out worse
+
+Equal inputs give equal files to the last byte; times in them count from 1970.")]
+pub(crate) struct SimulateArgs {
+    #[command(flatten)]
+    pub(crate) recipe: RecipeArgs,
+    /// The run folder (default: as of `tandem run`)
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// What the engine's steps cost, from `tandem calibrate --from-run`; the CPU engine needs it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// A fault: worker-lost:NAME@SECONDSs, slow-rank:NAMExFACTOR, slow-link:xFACTOR
+    #[arg(long, value_name = "FAULT")]
+    pub(crate) inject: Vec<String>,
+    /// Requests per second at random times (a Poisson process) instead of a fixed concurrency
+    #[arg(long, value_name = "RATE", conflicts_with = "trace")]
+    pub(crate) rate: Option<f64>,
+    /// With --rate: shape of the gaps; 1 is Poisson, smaller burstier, larger more regular
+    #[arg(long, value_name = "SHAPE", default_value_t = 1.0, requires = "rate")]
+    pub(crate) burstiness: f64,
+    /// Send at these times instead: a file with one time in seconds a line, ascending
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
+    /// Exit with code 8 unless the verdict on the figures is `valid`
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CalibrateArgs {
     /// Measured rows, in the form that `tandem evaluate` reads
-    #[arg(long, value_name = "CSV")]
-    pub(crate) rows: PathBuf,
+    #[arg(long, value_name = "CSV", required_unless_present = "from_run")]
+    pub(crate) rows: Option<PathBuf>,
+    /// Run folders of the embedded engine: fits what its steps cost here, for `tandem simulate --calibration`
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source"])]
+    pub(crate) from_run: Vec<PathBuf>,
     /// Where the constants go
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::report(&args),
         Command::Compare(args) => commands::compare::compare(&args),
         Command::List => commands::list::list(),
+        Command::Simulate(args) => commands::simulate::simulate(&args),
         Command::Evaluate(args) => commands::evaluate::evaluate(&args),
         Command::Explore(args) => commands::explore::explore(args),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args),

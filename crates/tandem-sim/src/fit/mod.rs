@@ -15,5 +15,6 @@ pub(crate) use calibrate::aggregated_correction;
 pub use calibrate::{Options, calibrate, decode_residuals};
 pub use constants::{Constants, ConstantsError, Provenance, Support};
 pub use features::{DECODE, PREFILL, aggregated_features, decode_features, prefill_features};
+pub(crate) use ridge::least_squares;
 pub use study::{Split, examine, record_provenance};
 pub use targets::{Target, find_prefill, targets};

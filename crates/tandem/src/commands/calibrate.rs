@@ -11,7 +11,8 @@ use crate::cli::CalibrateArgs;
 use crate::exit::Failure;
 
 pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<(), Failure> {
-    let (rows, _) = read_rows(&args.rows)?;
+    let Some(rows) = &args.rows else { return super::calibrate_engine::from_runs(&args.from_run, &args.out) };
+    let (rows, _) = read_rows(rows)?;
     let base = Model::deepseek_r1(Constants::uncorrected());
     let targets = with_prefill(&base, targets(&rows));
     let options = Options::default();

@@ -1,6 +1,7 @@
 //! One file a command: flags in, work done, a failure with its exit code out.
 
 pub(crate) mod calibrate;
+mod calibrate_engine;
 pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod explore;
@@ -11,6 +12,7 @@ pub(crate) mod report;
 pub(crate) mod run;
 pub(crate) mod selftest;
 pub(crate) mod serve;
+pub(crate) mod simulate;
 pub(crate) mod worker;
 
 mod measure;

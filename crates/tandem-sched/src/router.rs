@@ -8,18 +8,18 @@ use tandem_plan::Routing;
 
 /// One worker that could take the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Candidate {
+pub struct Candidate {
     /// Index of the worker within its phase; stays the same while it comes and goes.
-    pub(crate) index: u32,
+    pub index: u32,
     /// What it has outstanding.
-    pub(crate) load: u64,
+    pub load: u64,
     /// Whether it has just failed this very request: picked only when there is no other.
-    pub(crate) avoid: bool,
+    pub avoid: bool,
 }
 
 /// A policy and its memory.
 #[derive(Debug, Clone)]
-pub(crate) struct Router {
+pub struct Router {
     routing: Routing,
     /// Index after the last one picked.
     next: u32,
@@ -27,12 +27,13 @@ pub(crate) struct Router {
 
 impl Router {
     /// A router that has picked nobody yet.
-    pub(crate) fn new(routing: Routing) -> Self {
+    #[must_use]
+    pub fn new(routing: Routing) -> Self {
         Router { routing, next: 0 }
     }
 
     /// The position in `candidates` of the worker to use; `None` when there is none.
-    pub(crate) fn pick(&mut self, candidates: &[Candidate]) -> Option<usize> {
+    pub fn pick(&mut self, candidates: &[Candidate]) -> Option<usize> {
         // Distance from where the turn is: breaks ties, so that equal loads are served in turn.
         let turn = |c: &Candidate| c.index.wrapping_sub(self.next);
         let (position, chosen) = match self.routing {

@@ -1,0 +1,134 @@
+//! How long one step of a worker takes.
+
+use serde_json::{Value, json};
+use tandem_plan::{ModeledCosts, Phase};
+use tandem_sched::Step;
+
+use crate::cost::{DecodeCost, DecodeLoad, PrefillCost, PrefillLoad};
+
+/// Step times of one worker.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum StepCosts {
+    /// Linear in what the step holds: the modeled engine, or an engine whose log was fitted.
+    Linear(LinearCosts),
+    /// Prefill on a GPU; iterations that end a prompt of the first burst take `burst` times as long.
+    Prefill {
+        /// Iteration times.
+        cost: PrefillCost,
+        /// Factor on the first burst.
+        burst: f64,
+    },
+    /// Decode on a GPU.
+    Decode(DecodeCost),
+}
+
+/// `step + prefill_token·tokens + decode_seq·sequences + attended·pairs`, microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LinearCosts {
+    /// Every step.
+    pub step_us: f64,
+    /// Each prompt token.
+    pub prefill_token_us: f64,
+    /// Each decoding sequence.
+    pub decode_seq_us: f64,
+    /// Each pair of a query token and a token at or before it.
+    pub attended_us: f64,
+    /// Share by which a step is longer for each other worker that computes when it begins: cores that both need.
+    pub contention: f64,
+}
+
+impl From<ModeledCosts> for LinearCosts {
+    fn from(c: ModeledCosts) -> Self {
+        LinearCosts {
+            step_us: c.step_us,
+            prefill_token_us: c.prefill_token_us,
+            decode_seq_us: c.decode_seq_us,
+            attended_us: 0.0,
+            contention: 0.0,
+        }
+    }
+}
+
+impl LinearCosts {
+    /// Seconds of a step with so many prompt tokens, decoding sequences and pairs, beside `others` busy workers.
+    #[must_use]
+    pub fn seconds(&self, n_ctx_tokens: u64, n_gen: u64, n_attended: u64, others: u32) -> f64 {
+        let us = self.step_us
+            + self.prefill_token_us * float(n_ctx_tokens)
+            + self.decode_seq_us * float(n_gen)
+            + self.attended_us * float(n_attended);
+        (us * (1.0 + self.contention * f64::from(others))).max(0.0) * 1e-6
+    }
+
+    /// As a JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        json!({
+            "step_us": self.step_us, "prefill_token_us": self.prefill_token_us, "decode_seq_us": self.decode_seq_us,
+            "attended_us": self.attended_us, "contention": self.contention,
+        })
+    }
+
+    /// From a JSON object; none when a number is missing.
+    #[must_use]
+    pub fn from_json(json: &Value) -> Option<Self> {
+        let number = |name: &str| json[name].as_f64().filter(|v| v.is_finite());
+        Some(LinearCosts {
+            step_us: number("step_us")?,
+            prefill_token_us: number("prefill_token_us")?,
+            decode_seq_us: number("decode_seq_us")?,
+            attended_us: number("attended_us")?,
+            contention: number("contention")?,
+        })
+    }
+}
+
+/// How long a step keeps its worker, and how long its results take; they differ in pipelines only.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Duration {
+    /// Seconds until the next step may begin.
+    pub(super) busy_s: f64,
+    /// Seconds from then until the results are there.
+    pub(super) drain_s: f64,
+}
+
+impl StepCosts {
+    /// Time of a step of all ranks, `steps[rank]`; ranks wait for each other. `is_burst`: it ends a prompt of the first burst.
+    pub(super) fn duration(&self, steps: &[Option<Step>], is_burst: bool, others: u32) -> Duration {
+        let whole = |busy_s| Duration { busy_s, drain_s: 0.0 };
+        match self {
+            StepCosts::Linear(c) => {
+                let each = |s: &Step| c.seconds(u64::from(s.n_ctx_tokens), u64::from(s.n_gen_tokens), s.n_attended(), others);
+                whole(steps.iter().flatten().map(each).fold(0.0, f64::max))
+            }
+            StepCosts::Prefill { cost, burst } => {
+                let mut load = PrefillLoad { rank_tokens: 0.0, rank_pairs: 0.0, tokens: 0.0 };
+                for step in steps.iter().flatten() {
+                    let tokens = f64::from(step.n_ctx_tokens);
+                    load.rank_tokens = load.rank_tokens.max(tokens);
+                    load.rank_pairs = load.rank_pairs.max(float(step.n_attended()));
+                    load.tokens += tokens;
+                }
+                let factor = if is_burst { *burst } else { 1.0 };
+                let busy_s = cost.interval(load) * factor;
+                Duration { busy_s, drain_s: (cost.iteration(load) * factor - busy_s).max(0.0) }
+            }
+            StepCosts::Decode(cost) => {
+                let mut load = DecodeLoad { rank_sequences: 0.0, rank_context: 0.0, sequences: 0.0 };
+                for step in steps.iter().flatten() {
+                    let context: u64 = step.entries.iter().filter(|e| e.phase == Phase::Decode).map(|e| u64::from(e.start)).sum();
+                    load.rank_sequences = load.rank_sequences.max(f64::from(step.n_gen_tokens));
+                    load.rank_context = load.rank_context.max(float(context));
+                    load.sequences += f64::from(step.n_gen_tokens);
+                }
+                whole(cost.step(load))
+            }
+        }
+    }
+}
+
+fn float(n: u64) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    let n = n as f64;
+    n
+}

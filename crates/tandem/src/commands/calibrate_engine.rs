@@ -1,0 +1,120 @@
+//! `tandem calibrate --from-run`: what the engine of measured runs costs, so that `tandem simulate` can predict other runs of it.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::Value;
+use tandem_plan::{EngineKind, Phase, Plan};
+use tandem_sched::iteration::IterationLine;
+use tandem_sim::fit::Constants;
+use tandem_sim::model::Model;
+use tandem_sim::virtual_time::{Calibration, Observed, Overheads, drive, fit_steps, setup, simulate};
+
+use super::evaluate::print;
+use super::recipe::read_plan;
+use super::run_folder::write_whole;
+use crate::exit::{Exit, Failure, OrExit};
+
+/// Seconds between frontend and worker on one machine; what is left of TTFT goes to the request's own time.
+const HOP_S: f64 = 0.1e-3;
+
+/// One measured run.
+struct Run {
+    plan: Plan,
+    observed: Observed,
+    /// Median TTFT of each load point, seconds.
+    ttft: Vec<Option<f64>>,
+}
+
+pub(crate) fn from_runs(paths: &[std::path::PathBuf], out: &Path) -> Result<(), Failure> {
+    let runs = paths.iter().map(|path| read_run(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut all = Observed::default();
+    runs.iter().for_each(|run| all.extend(run.observed.clone()));
+    let (prefill, prefill_error) = fit_steps(Phase::Prefill, &all.prefill).or_exit(Exit::Artifact)?;
+    let (decode, decode_error) = fit_steps(Phase::Decode, &all.decode).or_exit(Exit::Artifact)?;
+    let mut calibration = Calibration {
+        source: format!("{} prefill and {} decode steps of {} runs", all.prefill.len(), all.decode.len(), runs.len()),
+        prefill,
+        decode,
+        overheads: Overheads { request_s: 0.0, hop_s: HOP_S, step_gap_s: all.step_gap_s() },
+        acceptance: acceptance(&runs),
+        step_error: [prefill_error, decode_error],
+    };
+    calibration.overheads.request_s = request_s(&runs, &calibration)?;
+    write_whole(out, calibration.to_json().as_bytes())?;
+    let line = |name: &str, c: &tandem_sim::virtual_time::LinearCosts, error: f64| {
+        format!(
+            "{name}: {:.1} us a step + {:.3} us a prompt token + {:.2} us a sequence + {:.5} us an attended pair, \
+             {:.0} % longer beside each busy worker; a step is {:.1} % off in the median\n",
+            c.step_us,
+            c.prefill_token_us,
+            c.decode_seq_us,
+            c.attended_us,
+            c.contention * 100.0,
+            error * 100.0
+        )
+    };
+    let o = &calibration.overheads;
+    let text = format!(
+        "{}\n{}{}around them: {:.3} ms a request, {:.3} ms between steps; drafts accepted: {:.2}\nwrote {}\n",
+        calibration.source,
+        line("prefill", &calibration.prefill, prefill_error),
+        line("decode", &calibration.decode, decode_error),
+        o.request_s * 1e3,
+        o.step_gap_s * 1e3,
+        calibration.acceptance.0,
+        out.display()
+    );
+    print(&text)
+}
+
+fn read_run(path: &Path) -> Result<Run, Failure> {
+    let plan = read_plan(&path.join("plan.json"))?;
+    if plan.engine == EngineKind::DynamoTrtllm {
+        return Err(Failure::message(Exit::Artifact, format!("{} is a run of a cluster: use --rows", path.display())));
+    }
+    let mut workers = Vec::new();
+    for worker in &plan.workers {
+        let log = path.join("logs").join(format!("output_{}_{}.log", worker.phase, worker.index + 1));
+        let bytes = std::fs::read(&log).with_context(|| format!("cannot read {}", log.display())).or_exit(Exit::Artifact)?;
+        workers.push((worker.phase, String::from_utf8_lossy(&bytes).lines().filter_map(IterationLine::parse).collect()));
+    }
+    let file = path.join("result.json");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display())).or_exit(Exit::Artifact)?;
+    let result: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display())).or_exit(Exit::Artifact)?;
+    if result["kind"] != "measured" {
+        return Err(Failure::message(Exit::Artifact, format!("{} was not measured", path.display())));
+    }
+    let ttft = |p: &Value| p["summary"]["ttft"]["p50"].as_f64().map(|ms| ms / 1e3);
+    let ttft = result["points"].as_array().map(|points| points.iter().map(ttft).collect()).unwrap_or_default();
+    Ok(Run { observed: Observed::new(&workers), plan, ttft })
+}
+
+/// Of the runs that draft.
+fn acceptance(runs: &[Run]) -> tandem_sim::virtual_time::Acceptance {
+    let drafting = runs.iter().find_map(|run| {
+        let mtp = run.plan.workers_of(Phase::Decode).next()?.mtp_size;
+        let requests: u64 = run.plan.load.points.iter().map(|p| u64::from(p.n_requests + p.n_warmup)).sum();
+        (mtp > 0).then(|| run.observed.acceptance(requests * u64::from(run.plan.load.osl.saturating_sub(1)), mtp))
+    });
+    drafting.unwrap_or_default()
+}
+
+/// What the simulated median TTFT lacks of the measured one: the mean over the load points of all runs.
+fn request_s(runs: &[Run], calibration: &Calibration) -> Result<f64, Failure> {
+    let model = Model::deepseek_r1(Constants::shipped());
+    let mut missing = Vec::new();
+    for run in runs {
+        for ((index, point), measured) in (0_u64..).zip(&run.plan.load.points).zip(&run.ttft) {
+            let (Some(measured), Some(what)) = (measured, setup(&run.plan, *point, &model, Some(calibration))) else { continue };
+            let simulated = simulate(&what, &drive(&run.plan, *point, index)).or_exit(Exit::Artifact)?;
+            let profiled = simulated.records.iter().filter(|r| r.phase == tandem_metrics::LoadPhase::Profiling);
+            let mut ttft: Vec<u64> = profiled.filter_map(|r| Some(r.ack_ns? - r.start_ns)).collect();
+            ttft.sort_unstable();
+            let Some(median) = ttft.get(ttft.len() / 2) else { continue };
+            missing.push(measured - std::time::Duration::from_nanos(*median).as_secs_f64());
+        }
+    }
+    missing.sort_unstable_by(f64::total_cmp);
+    Ok(missing.get(missing.len() / 2).copied().unwrap_or(0.0).max(0.0))
+}

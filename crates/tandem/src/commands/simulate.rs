@@ -1,0 +1,193 @@
+//! `tandem simulate`: a recipe in virtual time, with the run folder that `tandem run` would have written.
+//!
+//! Nothing here reads a clock: equal recipes, calibrations and faults give equal bytes.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point};
+use tandem_metrics::{Load, Reason, RunClock, Verdict};
+use tandem_plan::{EngineKind, Nanos, Phase, Plan};
+use tandem_recipe::render_configs;
+use tandem_sched::pacing::Arrivals;
+use tandem_sim::fit::Constants;
+use tandem_sim::model::Model;
+use tandem_sim::predict::{extrapolates, scenario};
+use tandem_sim::virtual_time::{Calibration, Fault, Simulated, drive, setup, simulate as run_virtual};
+
+use super::progress::say;
+use super::recipe::{load, plans_of};
+use super::results::conclude;
+use super::run_folder::RunFolder;
+use crate::cli::SimulateArgs;
+use crate::exit::{Exit, Failure, OrExit};
+
+pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
+    let plans = plans_of(&load(&args.recipe)?)?;
+    let calibration = args.calibration.as_deref().map(read_calibration).transpose()?;
+    let faults = args.inject.iter().map(|text| text.parse::<Fault>()).collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
+    let arrivals = arrivals(args)?;
+    let model = Model::deepseek_r1(Constants::shipped());
+    let n_plans = plans.len();
+    if calibration.is_none() && plans.iter().any(|plan| plan.engine == EngineKind::Cpu) {
+        return Err(Failure::message(Exit::Usage, "the CPU engine has no costs until a run of it was calibrated")
+            .with_hint("tandem run --out RUN, then tandem calibrate --from-run RUN --out FILE, then --calibration FILE"));
+    }
+    for (i, plan) in plans.iter().enumerate() {
+        let path = match &args.out {
+            Some(out) if n_plans > 1 => out.join(format!("case-{}", i + 1)),
+            Some(out) => out.clone(),
+            None => RunFolder::default_path(plan.load.isl, plan.load.osl),
+        };
+        let own = Model::new(plan.model.config.clone(), tandem_sim::hardware::shipped(), model.constants.clone());
+        simulate_plan(plan, &own, calibration.as_ref(), &faults, &arrivals, RunFolder::create(&path)?, args.strict)?;
+    }
+    Ok(())
+}
+
+fn simulate_plan(
+    plan: &Plan,
+    model: &Model,
+    calibration: Option<&Calibration>,
+    faults: &[Fault],
+    arrivals: &Arrivals,
+    folder: RunFolder,
+    strict: bool,
+) -> Result<(), Failure> {
+    folder.write("plan.json", serde_json::to_string_pretty(plan).or_exit(Exit::Bug)?.as_bytes())?;
+    for (name, text) in render_configs(plan, &["simulated".to_owned()]) {
+        folder.write(&name, text.as_bytes())?;
+    }
+    let (mut points, mut reasons, mut ended) = (Vec::new(), cluster_reasons(plan, model), 0);
+    let mut logs: [String; 2] = Default::default();
+    for (index, point) in (0_u64..).zip(&plan.load.points) {
+        let Some(mut what) = setup(plan, *point, model, calibration) else {
+            return Err(Failure::message(Exit::Infeasible, "the plan lacks workers of a phase"));
+        };
+        what.faults = faults.to_vec();
+        let mut drive = drive(plan, *point, index);
+        drive.arrivals = arrivals.clone();
+        let mut simulated = run_virtual(&what, &drive).or_exit(Exit::Usage)?;
+        simulated.records.iter_mut().for_each(|r| r.point = u32::try_from(index).unwrap_or(u32::MAX));
+        ended = simulated.records.iter().fold(ended, |end, r| r.end_ns.max(end));
+        for log in &simulated.logs {
+            let lines: String = log.lines.iter().map(|line| format!("{line}\n")).collect();
+            logs[usize::from(log.phase == Phase::Decode)] += &lines;
+        }
+        points.push(artifacts(plan, point.concurrency, u64::from(point.n_requests), u64::from(point.n_warmup), arrivals, &simulated));
+    }
+    let [prefill, decode] = &logs;
+    folder.write("logs/prefill.log", prefill.as_bytes())?;
+    folder.write("logs/decode.log", decode.as_bytes())?;
+    reasons.extend(faults.iter().map(|fault| {
+        let message = format!("a fault was injected: {fault:?}");
+        Reason { verdict: Verdict::Suspect, code: "injected_fault", message }
+    }));
+    let context = RunContext {
+        kind: RunKind::Simulated,
+        recipe: plan.recipe.clone(),
+        model: plan.model.served_name.clone(),
+        plan_hash: plan.hash(),
+        versions: vec![("tandem".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
+        machines: vec!["simulated".to_owned()],
+        n_gpus: plan.n_devices(),
+        started_wall_ns: 0,
+        ended_wall_ns: ended,
+        is_partial: false,
+        reasons,
+    };
+    conclude(&folder, points, &context, None, strict)
+}
+
+fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arrivals: &Arrivals, simulated: &Simulated) -> PointArtifacts {
+    let stimulus = match arrivals {
+        Arrivals::Constant { rate } | Arrivals::Gamma { rate, .. } => Stimulus::RequestRate(*rate),
+        _ => Stimulus::Concurrency(concurrency),
+    };
+    let is_closed = *arrivals == Arrivals::ClosedLoop;
+    let n_sent = simulated.records.iter().filter(|r| r.phase == tandem_metrics::LoadPhase::Profiling).count() as u64;
+    let context = PointContext {
+        clock: RunClock { wall_origin_ns: 0 },
+        model: plan.model.served_name.clone(),
+        stimulus,
+        load: Load {
+            streaming: plan.load.streaming,
+            concurrency: is_closed.then_some(concurrency),
+            // A trace may hold fewer.
+            n_requests: if matches!(arrivals, Arrivals::Trace(_)) { n_sent } else { n_requests },
+            isl: Some(plan.load.isl),
+            osl: Some(plan.load.osl),
+            n_gpus: plan.n_devices(),
+            slos: Vec::new(),
+        },
+        input_config: InputConfig {
+            url: "simulated".to_owned(),
+            extra: serde_json::Map::new(),
+            n_prompts: n_requests,
+            n_warmup,
+            seed: plan.load.seed,
+            artifact_directory: String::new(),
+            tokenizer: "none".to_owned(),
+            telemetry_urls: Vec::new(),
+        },
+        payloads: Vec::new(),
+        telemetry: None,
+        measured: None,
+        options: ArtifactOptions::default(),
+    };
+    render_point(&simulated.records, &context)
+}
+
+/// What speaks against a prediction for a cluster.
+fn cluster_reasons(plan: &Plan, model: &Model) -> Vec<Reason> {
+    if plan.engine != EngineKind::DynamoTrtllm {
+        return Vec::new();
+    }
+    let points = plan.load.points.iter().filter_map(|point| scenario(plan, point));
+    let mut messages: Vec<String> = points.flat_map(|s| extrapolates(model, &s)).collect();
+    messages.sort_unstable();
+    messages.dedup();
+    messages.into_iter().map(|message| Reason { verdict: Verdict::Suspect, code: "extrapolates", message }).collect()
+}
+
+fn arrivals(args: &SimulateArgs) -> Result<Arrivals, Failure> {
+    let positive = |name: &str, value: f64| {
+        if value.is_finite() && value > 0.0 { Ok(value) } else { Err(Failure::message(Exit::Usage, format!("--{name} must be positive"))) }
+    };
+    if let Some(path) = &args.trace {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)?;
+        return trace(&text)
+            .map(Arrivals::Trace)
+            .ok_or_else(|| Failure::message(Exit::Artifact, format!("{}: each line is a time in seconds, ascending", path.display())));
+    }
+    match args.rate {
+        Some(rate) => Ok(Arrivals::Gamma { rate: positive("rate", rate)?, shape: positive("burstiness", args.burstiness)? }),
+        None => Ok(Arrivals::ClosedLoop),
+    }
+}
+
+/// One time in seconds a line, ascending.
+fn trace(text: &str) -> Option<Vec<Nanos>> {
+    let time = |line: &str| std::time::Duration::try_from_secs_f64(line.trim().parse().ok()?).ok().map(Nanos::from);
+    let times: Vec<Nanos> = text.lines().filter(|l| !l.trim().is_empty()).map(time).collect::<Option<_>>()?;
+    times.is_sorted().then_some(times)
+}
+
+pub(super) fn read_calibration(path: &Path) -> Result<Calibration, Failure> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)?;
+    let calibration = Calibration::from_json(&text).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)?;
+    say(&format!("costs from {}: {}", path.display(), calibration.source));
+    Ok(calibration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_ascending_seconds() {
+        assert_eq!(trace("0\n0.5\n\n2\n"), Some(vec![Nanos(0), Nanos(500_000_000), Nanos(2_000_000_000)]));
+        assert_eq!(trace("1\n0.5\n"), None);
+        assert_eq!(trace("soon\n"), None);
+    }
+}

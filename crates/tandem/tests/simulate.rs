@@ -1,0 +1,113 @@
+//! `tandem simulate`: the run folder, its determinism, its refusals, and the same decisions as a real run.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{output, stderr};
+use serde_json::Value;
+
+/// Steps so long that nothing else on the machine changes what is decided.
+const MODELED: [&str; 14] = [
+    "--set",
+    "ENGINE=modeled",
+    "--set",
+    "MODELED_STEP_US=20000",
+    "--set",
+    "ISL=300",
+    "--set",
+    "OSL=12",
+    "--set",
+    "NCTX=1",
+    "--set",
+    "CTX_MAX_NUM_TOKENS=128",
+    "--set",
+    "WARMUP_ROUNDS=0",
+];
+
+fn simulated(dir: &Path, name: &str, more: &[&str]) -> std::path::PathBuf {
+    let out = dir.join(name);
+    let mut args = vec!["simulate", "tiny", "--out", out.to_str().expect("a finished run")];
+    args.extend(MODELED);
+    args.extend(more);
+    let done = output(&args);
+    assert!(done.status.success(), "{}", stderr(&done));
+    out
+}
+
+fn result(run: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(run.join("result.json")).expect("a finished run")).expect("a finished run")
+}
+
+/// What each step of a phase held.
+fn compositions(run: &Path, phase: &str) -> Vec<String> {
+    let text = fs::read_to_string(run.join("logs").join(format!("{phase}.log"))).expect("a finished run");
+    let states = |line: &str| Some(line.split_once("states = ")?.1.split_once('}')?.0.to_owned());
+    text.lines().filter_map(states).collect()
+}
+
+#[test]
+fn it_writes_a_run_folder_marked_simulated_and_the_same_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = ["a", "b"].map(|name| simulated(dir.path(), name, &["--set", "CONCURRENCY=2,4"]));
+    let result = result(&runs[0]);
+    assert_eq!(result["kind"], "simulated");
+    assert_eq!(result["validity"], "valid", "{}", result["validity_reasons"]);
+    assert_eq!(result["points"].as_array().unwrap().len(), 2);
+    assert!(result["summary"]["ttft"]["p50"].as_f64().unwrap() > 60.0, "three chunks of 20 ms each");
+    for file in ["plan.json", "result.json", "perf_summary.txt", "logs/prefill.log", "logs/decode.log"] {
+        assert_eq!(fs::read(runs[0].join(file)).unwrap(), fs::read(runs[1].join(file)).unwrap(), "{file}");
+    }
+    let report = output(&["report", runs[0].to_str().unwrap(), "--json"]);
+    assert!(report.status.success(), "{}", stderr(&report));
+}
+
+#[test]
+fn the_steps_are_those_of_a_real_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().join("real");
+    // One request at a time: what a step holds then depends on no time at all.
+    let load = ["--set", "CONCURRENCY=1", "--set", "MULTI_ROUND=4"];
+    let mut args = vec!["run", "tiny", "--port", "0", "--out", real.to_str().unwrap()];
+    args.extend(MODELED);
+    args.extend(load);
+    let done = output(&args);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let virtual_run = simulated(dir.path(), "virtual", &load);
+    for phase in ["prefill", "decode"] {
+        let (measured, simulated) = (compositions(&real, phase), compositions(&virtual_run, phase));
+        // The canary request that tells readiness comes before the load.
+        let n_canary = measured.len() - simulated.len();
+        assert!(!simulated.is_empty());
+        assert_eq!(measured[n_canary..], simulated, "{phase}");
+    }
+}
+
+#[test]
+fn faults_are_injected_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = simulated(dir.path(), "base", &["--set", "CONCURRENCY=4"]);
+    let slow = simulated(dir.path(), "slow", &["--set", "CONCURRENCY=4", "--inject", "slow-rank:decode-0x2"]);
+    let rate = |run: &Path| result(run)["summary"]["output_throughput"]["avg"].as_f64().unwrap();
+    assert!(rate(&slow) < 0.8 * rate(&base));
+    assert_eq!(result(&slow)["validity_reasons"][0]["code"], "injected_fault");
+}
+
+#[test]
+fn what_cannot_be_simulated_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("x");
+    let run = |more: &[&str]| {
+        let mut args = vec!["simulate", "tiny", "--out", out.to_str().unwrap()];
+        args.extend(more);
+        output(&args)
+    };
+    let no_costs = run(&[]);
+    assert_eq!(no_costs.status.code(), Some(2));
+    assert!(stderr(&no_costs).contains("--from-run"), "{}", stderr(&no_costs));
+    let no_fault = run(&["--set", "ENGINE=modeled", "--inject", "flood:x2"]);
+    assert_eq!(no_fault.status.code(), Some(2), "{}", stderr(&no_fault));
+    let no_file = run(&["--calibration", "/nowhere.json"]);
+    assert_eq!(no_file.status.code(), Some(9), "{}", stderr(&no_file));
+}
