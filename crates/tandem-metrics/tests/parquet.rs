@@ -17,14 +17,14 @@ fn records() -> Vec<RequestRecord> {
         record.start_ns += 17;
         for j in 0..i % 20 {
             let kind = if j < 2 { ChunkKind::Reasoning } else { ChunkKind::Content };
-            let n_tokens = (j % 3 != 0).then_some(u32::try_from(j).expect("small"));
+            let n_tokens = (!j.is_multiple_of(3)).then_some(u32::try_from(j).expect("small"));
             record.chunks.push(Chunk { at_ns: record.start_ns + 1_000_000 * (j + 1), n_tokens, kind, clumped: j % 7 == 3 });
         }
         record.end_ns = record.start_ns + 50_000_000;
         record.isl.client = Some(128);
-        record.osl.server = (i % 4 != 0).then_some(9);
-        record.http_status = (i % 5 != 0).then_some(200);
-        record.finish_reason = (i % 3 == 0).then(|| "length".to_owned());
+        record.osl.server = (!i.is_multiple_of(4)).then_some(9);
+        record.http_status = (!i.is_multiple_of(5)).then_some(200);
+        record.finish_reason = i.is_multiple_of(3).then(|| "length".to_owned());
         if i % 10 == 9 {
             record.outcome = Outcome::failed(FailureKind::Timeout, "late");
         }
