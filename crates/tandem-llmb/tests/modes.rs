@@ -1,4 +1,5 @@
 //! The modes of `llmb-run submit`: which tasks, in which order, on how many nodes, with which variables, and the error texts.
+#![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
 use tandem_llmb::metadata::split_size;
 use tandem_llmb::submission::{gpus_per_node, nodes};
