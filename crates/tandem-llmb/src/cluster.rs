@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::{LlmbError, scalar, yaml};
+use crate::document::{LlmbError, scalar, yaml};
 
 /// A cluster as the tools describe it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{LlmbError, scalar, yaml};
+use crate::document::{LlmbError, scalar, yaml};
 
 /// Number formats that the mapping form of `dtypes` may name.
 const DTYPES: [&str; 4] = ["fp8", "bf16", "nvfp4", "mxfp4"];

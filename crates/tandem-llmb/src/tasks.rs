@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use crate::document::{LlmbError, scalar, yaml};
 use crate::generate::Task;
 use crate::metadata::split_size;
-use crate::{LlmbError, scalar, yaml};
 
 /// Tasks of a YAML file, in the tools' order: sweeps of list-valued parameters outermost, then dtype, scale, repeats.
 ///
