@@ -13,12 +13,14 @@ use crate::workspace::{Package, Workspace};
 pub(super) const LAST_PURE_TIER: u8 = 2;
 
 /// Every crate and its tier.
-const TIERS: [(&str, u8); 19] = [
+const TIERS: [(&str, u8); 20] = [
     ("tandem-plan", 0),
     ("tandem-recipe", 1),
     ("tandem-sched", 1),
     ("tandem-metrics", 1),
     ("tandem-wire", 1),
+    // A stability contract: the formats of a foreign tool.
+    ("tandem-llmb", 1),
     ("tandem-sim", 2),
     ("tandem-explore", 2),
     ("tandem-report", 2),
