@@ -48,6 +48,9 @@ pub enum LaunchError {
         /// What was wrong.
         reason: String,
     },
+    /// The Slurm job is not what the plan needs.
+    #[error("the allocation does not fit: {0}")]
+    Allocation(String),
     /// The plan needs another backend than this machine.
     #[error("this plan cannot run on this machine: {0}")]
     Unsupported(String),

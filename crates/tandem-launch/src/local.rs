@@ -1,16 +1,17 @@
-//! A deployment on this machine: frontend and workers as child processes of the launcher.
+//! A deployment: frontend and workers as children of the launcher, on this machine or as steps of its Slurm job.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
-use tandem_plan::{EngineKind, Phase, Plan};
+use tandem_plan::{EngineKind, Phase, Plan, WorkerPlan};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::error::LaunchError;
 use crate::events::EventLog;
 use crate::probe::Probe;
 use crate::process::{Exited, ProcessSpec, Processes};
+use crate::slurm::Allocation;
 
 /// Pause between two looks at `/health`.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(20);
@@ -34,6 +35,10 @@ pub struct LaunchOptions {
     pub stop_grace: Duration,
     /// Key that the frontend asks for (handed on by the environment variable `TANDEM_API_KEY`, which children inherit).
     pub api_key: Option<String>,
+    /// Port of the frontend inside a Slurm job; 0 for one of the job's own.
+    pub http_port: u16,
+    /// The Slurm job in which the processes run as steps; none for this machine.
+    pub allocation: Option<Allocation>,
 }
 
 /// A Plan that runs.
@@ -59,7 +64,7 @@ impl Deployment {
         }
         let mut processes = Processes::default();
         let deadline = Instant::now() + options.ready_timeout;
-        let frontend = frontend_spec(&options);
+        let frontend = frontend_spec(plan, &options, &events)?;
         let announcement = processes.start(&frontend)?.expect("the frontend announces its addresses");
         let addresses = tokio::select! {
             addresses = timeout_at(deadline, announcement.read()) => addresses,
@@ -76,7 +81,7 @@ impl Deployment {
         let text = |key: &str| addresses[key].as_str().unwrap_or_default().to_owned();
         let url = format!("http://{}", text("http"));
         for worker in &plan.workers {
-            processes.start(&worker_spec(&options, &worker.name, worker.phase, worker.index, &text("control")))?;
+            processes.start(&worker_spec(plan, &options, worker, &text("control")))?;
         }
         for (name, pid) in processes.pids() {
             events.emit("process_started", json!({"name": name, "pid": pid}));
@@ -137,14 +142,30 @@ impl Deployment {
 
     async fn next_exit(&mut self) {
         let exited = self.processes.next_exit().await;
-        let fields = json!({"name": exited.name, "code": exited.code, "signal": exited.signal, "tail": exited.tail});
+        let culprit = exited.culprit.as_ref().map(|c| json!({"node": c.node, "tasks": c.tasks, "how": c.how}));
+        let cause = exited.cause.map(|cause| cause.what);
+        let fields = json!({
+            "name": exited.name, "code": exited.code, "signal": exited.signal, "culprit": culprit, "cause": cause, "tail": exited.tail,
+        });
         self.events.emit("process_died", fields);
         self.exits.push(exited);
     }
 
     /// Ends every process and waits until all are gone.
-    pub async fn stop(self) {
-        for exited in self.processes.stop(self.options.stop_grace).await {
+    pub async fn stop(mut self) {
+        let mut exits = Vec::new();
+        if let Some(allocation) = self.options.allocation.clone() {
+            // SIGTERM to `srun` has Slurm kill its tasks at once; the tasks themselves must get it.
+            let asked = tokio::task::spawn_blocking(move || allocation.terminate_steps());
+            let asked = timeout(Allocation::TERMINATE_WITHIN, asked).await;
+            match asked {
+                Ok(Ok(Ok(_))) => exits = self.processes.drain(self.options.stop_grace).await,
+                Ok(Ok(Err(reason))) => tracing::warn!(reason, "the steps cannot be asked to stop and are killed"),
+                _ => tracing::warn!("Slurm does not answer: the steps are killed"),
+            }
+        }
+        exits.extend(self.processes.stop(self.options.stop_grace).await);
+        for exited in exits {
             self.events.emit("process_stopped", json!({"name": exited.name, "code": exited.code, "signal": exited.signal}));
         }
     }
@@ -187,24 +208,35 @@ pub fn worker_log(run_dir: &Path, phase: Phase, index: u32) -> PathBuf {
     run_dir.join("logs").join(format!("output_{phase}_{}.log", index + 1))
 }
 
-fn frontend_spec(options: &LaunchOptions) -> ProcessSpec {
-    ProcessSpec {
-        name: FRONTEND.into(),
-        program: options.program.clone(),
-        args: vec!["serve".into(), "--plan".into(), plan_path(options), "--announce".into(), "--stop-with-stdin".into()],
-        log: options.run_dir.join("logs/output_server.log"),
-        announces: true,
+fn frontend_spec(plan: &Plan, options: &LaunchOptions, events: &EventLog) -> Result<ProcessSpec, LaunchError> {
+    let mut args = vec!["serve".into(), "--plan".into(), plan_path(options), "--announce".into(), "--stop-with-stdin".into()];
+    if let Some(allocation) = &options.allocation {
+        let (http, control, busy) = allocation.frontend_ports(plan)?;
+        let host = allocation.address(plan.frontend.node);
+        // A port that was asked for is a promise to clients; any other comes from the block of the job.
+        let http = if options.http_port == 0 { http } else { options.http_port };
+        events.emit("ports_bound", json!({"host": host, "http": http, "control": control, "busy": busy}));
+        args.extend(["--http".into(), format!("{host}:{http}"), "--control".into(), format!("{host}:{control}")]);
     }
+    let log = options.run_dir.join("logs/output_server.log");
+    let spec = ProcessSpec { name: FRONTEND.into(), program: options.program.clone(), args, log, announces: true, env: None };
+    Ok(match &options.allocation {
+        Some(allocation) => allocation.client_step(spec, plan.frontend.node),
+        None => spec,
+    })
 }
 
-fn worker_spec(options: &LaunchOptions, name: &str, phase: Phase, index: u32, control: &str) -> ProcessSpec {
-    let args = ["worker", "--plan", &plan_path(options), "--name", name, "--frontend", control, "--stop-with-stdin"];
-    ProcessSpec {
-        name: name.into(),
-        program: options.program.clone(),
-        args: args.iter().map(ToString::to_string).collect(),
-        log: worker_log(&options.run_dir, phase, index),
-        announces: false,
+fn worker_spec(plan: &Plan, options: &LaunchOptions, worker: &WorkerPlan, control: &str) -> ProcessSpec {
+    let args = ["worker", "--plan", &plan_path(options), "--name", &worker.name, "--frontend", control, "--stop-with-stdin"];
+    let mut args: Vec<String> = args.iter().map(ToString::to_string).collect();
+    if let (Some(allocation), Some(first)) = (&options.allocation, worker.ranks.first()) {
+        args.extend(["--kv".into(), format!("{}:0", allocation.address(first.node)), "--rank-from".into(), "SLURM_PROCID".into()]);
+    }
+    let log = worker_log(&options.run_dir, worker.phase, worker.index);
+    let spec = ProcessSpec { name: worker.name.clone(), program: options.program.clone(), args, log, announces: false, env: None };
+    match &options.allocation {
+        Some(allocation) => allocation.worker_step(spec, plan, worker),
+        None => spec,
     }
 }
 

@@ -12,11 +12,16 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::diagnose::{Cause, diagnose};
 use crate::error::LaunchError;
 use crate::logs;
+use crate::slurm::text::{Cancelled, Culprit, cancelled, culprit, is_slurms};
 
 /// Lines of the log that an [`Exited`] carries.
 const TAIL_LINES: usize = 12;
+
+/// Lines at the end of a log in which the reason of an end is looked for.
+const REASON_LINES: usize = 200;
 
 /// How to start a process.
 #[derive(Debug, Clone)]
@@ -31,6 +36,8 @@ pub struct ProcessSpec {
     pub log: PathBuf,
     /// Whether the first line of standard output is an announcement for the launcher.
     pub announces: bool,
+    /// The whole environment of the process; none means that of the launcher.
+    pub env: Option<Vec<(String, String)>>,
 }
 
 /// A process that ended.
@@ -46,6 +53,12 @@ pub struct Exited {
     pub log: PathBuf,
     /// The last lines of its log.
     pub tail: Vec<String>,
+    /// Which task on which node ended first, when it was a step of a Slurm job.
+    pub culprit: Option<Culprit>,
+    /// Why Slurm itself ended it, if Slurm did.
+    pub cancelled: Option<Cancelled>,
+    /// What its log means, if that is known.
+    pub cause: Option<Cause>,
 }
 
 impl fmt::Display for Exited {
@@ -54,6 +67,13 @@ impl fmt::Display for Exited {
             (Some(code), _) => write!(f, "{} ended with exit code {code}", self.name)?,
             (None, Some(signal)) => write!(f, "{} was ended by signal {signal}", self.name)?,
             (None, None) => write!(f, "{} ended", self.name)?,
+        }
+        if let Some(culprit) = &self.culprit {
+            let tasks = culprit.tasks.as_deref().map_or_else(String::new, |tasks| format!(" {tasks}"));
+            write!(f, " (first {}{tasks}: {})", culprit.node, culprit.how)?;
+        }
+        if let Some(cause) = self.cause {
+            write!(f, ": {}", cause.what)?;
         }
         write!(f, "; last lines of {}:", self.log.display())?;
         if self.tail.is_empty() {
@@ -94,7 +114,11 @@ impl Processes {
         let log = File::create(&spec.log).map_err(|source| LaunchError::Io { path: spec.log.clone(), source })?;
         let spawn = || -> std::io::Result<Child> {
             let stdout = if spec.announces { Stdio::piped() } else { Stdio::from(log.try_clone()?) };
-            Command::new(&spec.program)
+            let mut command = Command::new(&spec.program);
+            if let Some(env) = &spec.env {
+                command.env_clear().envs(env.iter().cloned());
+            }
+            command
                 .args(&spec.args)
                 .stdin(Stdio::piped())
                 .stdout(stdout)
@@ -125,6 +149,18 @@ impl Processes {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Waits, at most for `within`, until all have ended by themselves; returns how those did.
+    pub async fn drain(&mut self, within: Duration) -> Vec<Exited> {
+        let mut exits = Vec::new();
+        let _ = tokio::time::timeout(within, async {
+            while let Some(exit) = self.tasks.join_next().await {
+                exits.extend(exit.ok());
+            }
+        })
+        .await;
+        exits
     }
 
     /// Ends everything: SIGTERM, and SIGKILL for what still runs after `grace`. Returns how each ended.
@@ -165,9 +201,18 @@ async fn own(mut child: Child, name: String, log: PathBuf, mut want: watch::Rece
             }
         }
     };
-    let tail = logs::tail(&log, TAIL_LINES);
     let (code, signal) = status.map_or((None, None), split);
-    Exited { name, code, signal, log, tail }
+    explain(name, code, signal, log)
+}
+
+/// What a process and its log say about its end. Slurm's own lines are read, not shown: they bury the server's last words.
+fn explain(name: String, code: Option<i32>, signal: Option<i32>, log: PathBuf) -> Exited {
+    let lines = logs::tail(&log, REASON_LINES);
+    let (culprit, cancelled, cause) = (culprit(&lines), cancelled(&lines), diagnose(&lines));
+    let own: Vec<&String> = lines.iter().filter(|line| !is_slurms(line)).collect();
+    let shown = if own.is_empty() { lines.iter().collect() } else { own };
+    let tail = shown[shown.len().saturating_sub(TAIL_LINES)..].iter().map(ToString::to_string).collect();
+    Exited { name, code, signal, log, tail, culprit, cancelled, cause }
 }
 
 fn signal_group(child: &Child, signal: Signal) {
@@ -212,6 +257,7 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             log: dir.path().join(format!("{name}.log")),
             announces,
+            env: None,
         }
     }
 
@@ -229,6 +275,30 @@ mod tests {
         assert_eq!(exited.tail, ["one", "two"]);
         let text = exited.to_string();
         assert!(text.starts_with("prefill-0 ended with exit code 7"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_first_task_and_the_known_cause_are_named_and_the_server_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut processes = Processes::default();
+        let script = "echo 'CUDA out of memory'; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13; do echo \"srun: error: n2: tasks $i: Killed\"; done; \
+            echo 'srun: error: n1: task 3: Exited with exit code 9'; exit 137";
+        processes.start(&shell(&dir, "prefill-0", script, false)).unwrap();
+        let exited = soon(processes.next_exit()).await;
+        assert_eq!(exited.tail, ["CUDA out of memory"]);
+        let text = exited.to_string();
+        assert!(text.starts_with("prefill-0 ended with exit code 137 (first n1 task 3: Exited with exit code 9): a GPU ran out"), "{text}");
+        assert!(exited.cause.is_some_and(|cause| cause.hint.contains("CTX_MAX_NUM_TOKENS")));
+    }
+
+    #[tokio::test]
+    async fn a_process_may_have_an_environment_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut processes = Processes::default();
+        let mut spec = shell(&dir, "w", "echo HOME=$HOME ONLY=$ONLY", false);
+        spec.env = Some(vec![("ONLY".into(), "this".into())]);
+        processes.start(&spec).unwrap();
+        assert_eq!(soon(processes.next_exit()).await.tail, ["HOME= ONLY=this"]);
     }
 
     #[tokio::test]
