@@ -20,15 +20,24 @@ const KNOWN: [(&[&str], Cause); 7] = [
     ),
     (
         &["oom-kill", "out of memory: killed process", "detected 1 oom", "cannot allocate memory", "std::bad_alloc"],
-        Cause { what: "the host ran out of memory", hint: "ask for more (`--option mem=0` takes all of a node) or put fewer servers on a node" },
+        Cause {
+            what: "the host ran out of memory",
+            hint: "ask for more (`--option mem=0` takes all of a node) or put fewer servers on a node",
+        },
     ),
     (
         &["address already in use", "errno 98", "address in use"],
-        Cause { what: "a port is in use", hint: "leave --port away, so that a free one is found, or set DYNAMO_FRONTEND_PORT, ETCD_SERVER_PORT, NATS_SERVER_PORT" },
+        Cause {
+            what: "a port is in use",
+            hint: "leave --port away, so that a free one is found, or set DYNAMO_FRONTEND_PORT, ETCD_SERVER_PORT, NATS_SERVER_PORT",
+        },
     ),
     (
         &["nccl error", "ncclsystemerror", "ncclinternalerror", "nccl warn", "ncclremoteerror", "ncclunhandledcudaerror"],
-        Cause { what: "NCCL failed between the ranks of a server", hint: "check the network between its nodes (NCCL_SOCKET_IFNAME, NCCL_IB_HCA; NCCL_DEBUG=INFO says more)" },
+        Cause {
+            what: "NCCL failed between the ranks of a server",
+            hint: "check the network between its nodes (NCCL_SOCKET_IFNAME, NCCL_IB_HCA; NCCL_DEBUG=INFO says more)",
+        },
     ),
     (
         &["kv transfer failed", "cachetransceiver", "kv cache transfer", "nixl_err", "ucx error", "ucs_err"],
@@ -43,7 +52,10 @@ const KNOWN: [(&[&str], Cause); 7] = [
     ),
     (
         &["no such file or directory", "command not found", "execve(): "],
-        Cause { what: "a program or file is missing on the node", hint: "paths must exist on every node, or be mounted into the container (--mount)" },
+        Cause {
+            what: "a program or file is missing on the node",
+            hint: "paths must exist on every node, or be mounted into the container (--mount)",
+        },
     ),
 ];
 

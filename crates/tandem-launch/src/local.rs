@@ -216,7 +216,7 @@ fn frontend_spec(plan: &Plan, options: &LaunchOptions, events: &EventLog) -> Res
         // A port that was asked for is a promise to clients; any other comes from the block of the job.
         let http = if options.http_port == 0 { http } else { options.http_port };
         events.emit("ports_bound", json!({"host": host, "http": http, "control": control, "busy": busy}));
-        args.extend(["--http".into(), format!("{host}:{http}"), "--control".into(), format!("{host}:{control}")]);
+        args.extend(addresses_of_frontend(host, &http.to_string(), &control.to_string()));
     }
     let log = options.run_dir.join("logs/output_server.log");
     let spec = ProcessSpec { name: FRONTEND.into(), program: options.program.clone(), args, log, announces: true, env: None };
@@ -224,6 +224,32 @@ fn frontend_spec(plan: &Plan, options: &LaunchOptions, events: &EventLog) -> Res
         Some(allocation) => allocation.client_step(spec, plan.frontend.node),
         None => spec,
     })
+}
+
+fn addresses_of_frontend(host: &str, http: &str, control: &str) -> [String; 4] {
+    ["--http".into(), format!("{host}:{http}"), "--control".into(), format!("{host}:{control}")]
+}
+
+/// What a job would start in `allocation`, frontend first, as command lines with `HTTP` and `CONTROL` for ports.
+#[must_use]
+pub fn slurm_commands(plan: &Plan, program: &Path, run_dir: &Path, allocation: &Allocation) -> Vec<Vec<String>> {
+    let options = LaunchOptions {
+        program: program.to_owned(),
+        run_dir: run_dir.to_owned(),
+        ready_timeout: Duration::ZERO,
+        stop_grace: Duration::ZERO,
+        api_key: None,
+        http_port: 0,
+        allocation: Some(allocation.clone()),
+    };
+    let host = allocation.address(plan.frontend.node);
+    let mut args = vec!["serve".into(), "--plan".into(), plan_path(&options), "--announce".into(), "--stop-with-stdin".into()];
+    args.extend(addresses_of_frontend(host, "HTTP", "CONTROL"));
+    let log = run_dir.join("logs/output_server.log");
+    let frontend = ProcessSpec { name: FRONTEND.into(), program: program.to_owned(), args, log, announces: true, env: None };
+    let mut specs = vec![allocation.client_step(frontend, plan.frontend.node)];
+    specs.extend(plan.workers.iter().map(|worker| worker_spec(plan, &options, worker, &format!("{host}:CONTROL"))));
+    specs.into_iter().map(|spec| std::iter::once(spec.program.display().to_string()).chain(spec.args).collect()).collect()
 }
 
 fn worker_spec(plan: &Plan, options: &LaunchOptions, worker: &WorkerPlan, control: &str) -> ProcessSpec {

@@ -33,6 +33,6 @@ pub use planner::plans;
 pub use recipe::{Inputs, Recipe, RecipeSource, TextFile, load_recipe};
 pub use reference::knob_reference_markdown;
 pub use render::{render_configs, worker_env};
-pub use site::Cluster;
+pub use site::{Cluster, slurm_facts};
 pub use table::plan_table;
 pub use value::Value;

@@ -34,7 +34,8 @@ impl Allocation {
     /// # Errors
     /// [`LaunchError::Allocation`] outside a job, or when it has fewer nodes than the plan.
     pub fn bind(plan: &Plan, settings: StepSettings, env: Vec<(String, String)>, slurm: Slurm) -> Result<Self, LaunchError> {
-        let variable = |name: &str| std::env::var(name).map_err(|_| LaunchError::Allocation(format!("{name} is not set: this is no Slurm job")));
+        let variable =
+            |name: &str| std::env::var(name).map_err(|_| LaunchError::Allocation(format!("{name} is not set: this is no Slurm job")));
         let job_id = variable("SLURM_JOB_ID")?;
         let job_id = job_id.parse().map_err(|_| LaunchError::Allocation(format!("SLURM_JOB_ID is `{job_id}`")))?;
         let list = variable("SLURM_JOB_NODELIST")?;
@@ -44,6 +45,12 @@ impl Allocation {
         }
         let addresses = addresses(&slurm, &list, &nodes);
         Ok(Allocation { job_id, nodes, addresses, settings, env, slurm })
+    }
+
+    /// An allocation that does not exist, to show what would be started in one.
+    #[must_use]
+    pub fn imagined(nodes: Vec<String>, settings: StepSettings, env: Vec<(String, String)>, slurm: Slurm) -> Self {
+        Allocation { job_id: 0, addresses: nodes.clone(), nodes, settings, env, slurm }
     }
 
     /// Free ports for the frontend's clients and workers on its node: `(http, control)`, and those found busy.
@@ -113,7 +120,8 @@ impl Allocation {
 
     /// `srun` sees the servers' variables and which job it belongs to. The rest of Slurm's variables would add options to each step.
     fn srun_env(&self) -> Vec<(String, String)> {
-        let kept = ["SLURM_CONF", "PATH", "HOME"].iter().filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value)));
+        let kept =
+            ["SLURM_CONF", "PATH", "HOME"].iter().filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value)));
         let mut env: Vec<(String, String)> = kept.collect();
         env.push(("SLURM_JOB_ID".to_owned(), self.job_id.to_string()));
         env.extend(self.env.iter().cloned());

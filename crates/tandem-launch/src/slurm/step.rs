@@ -124,9 +124,8 @@ impl StepSettings {
     /// Reads what [`StepSettings::to_json`] wrote; `None` when it is something else.
     #[must_use]
     pub fn from_json(value: &Value) -> Option<Self> {
-        let texts = |value: &Value| -> Option<Vec<String>> {
-            value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
-        };
+        let texts =
+            |value: &Value| -> Option<Vec<String>> { value.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect() };
         let container = &value["container"];
         let image = || container["image"].as_str().map(str::to_owned);
         let container = match container["runtime"].as_str()? {

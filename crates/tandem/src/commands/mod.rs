@@ -1,16 +1,24 @@
 //! One file a command: flags in, work done, a failure with its exit code out.
 
 pub(crate) mod calibrate;
+pub(crate) mod cancel;
 pub(crate) mod compare;
 pub(crate) mod evaluate;
+pub(crate) mod history;
 pub(crate) mod list;
 pub(crate) mod load;
+pub(crate) mod logs;
+pub(crate) mod orchestrate;
 pub(crate) mod plan;
 pub(crate) mod report;
+pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod serve;
+pub(crate) mod status;
+pub(crate) mod submit;
 pub(crate) mod worker;
 
+mod manifest;
 mod measure;
 mod progress;
 mod recipe;

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tandem_launch::local::worker_log;
+use tandem_launch::slurm::Allocation;
+use tandem_launch::slurm::text::Cancelled;
 use tandem_launch::{Deployment, EventLog, Exited, LaunchError, LaunchOptions};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
@@ -17,6 +19,7 @@ use tandem_metrics::{Reason, Verdict};
 use tandem_plan::{EngineKind, Phase, Plan};
 use tandem_recipe::render_configs;
 
+use super::manifest;
 use super::measure::{self, Ask, Point};
 use super::progress::say;
 use super::recipe::{load, plans_of};
@@ -25,7 +28,7 @@ use super::run_folder::RunFolder;
 use super::serve::api_key;
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::signals::Interrupts;
+use crate::signals::{Interrupt, Interrupts};
 
 /// Time between SIGTERM and SIGKILL at the end of a deployment.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -54,9 +57,18 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
             if n_plans > 1 {
                 say(&format!("deployment {} of {n_plans}", i + 1));
             }
-            Run::begin(&args, plan, folder)?.drive(&mut interrupts).await?;
+            Run::begin(&args, plan, folder, None)?.drive(&mut interrupts).await?;
         }
         Ok(())
+    })
+}
+
+/// Runs one plan on this machine into a folder: a repetition of an earlier run.
+pub(crate) fn run_plan(args: &RunArgs, plan: Plan, folder: RunFolder) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
+    runtime.block_on(async {
+        let mut interrupts = Interrupts::install()?;
+        Run::begin(args, plan, folder, None)?.drive(&mut interrupts).await
     })
 }
 
@@ -72,12 +84,13 @@ fn folder_path(args: &RunArgs, plan: &Plan, index: usize, n_plans: usize) -> Pat
 /// Why a run ended before its last request.
 enum Ended {
     Interrupted,
+    TimeLimit,
     Died(Exited),
     Failed(Failure),
 }
 
 /// One deployment and its folder.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     args: &'a RunArgs,
     plan: Plan,
     folder: RunFolder,
@@ -85,23 +98,26 @@ struct Run<'a> {
     started: u64,
     points: Vec<PointArtifacts>,
     client_reasons: Vec<Reason>,
+    /// The Slurm job in which it runs; none on this machine.
+    allocation: Option<Allocation>,
 }
 
 impl<'a> Run<'a> {
     /// Writes everything that is known before anything starts.
-    fn begin(args: &'a RunArgs, plan: Plan, folder: RunFolder) -> Result<Self, Failure> {
+    pub(crate) fn begin(args: &'a RunArgs, plan: Plan, folder: RunFolder, allocation: Option<Allocation>) -> Result<Self, Failure> {
         let text = serde_json::to_string_pretty(&plan).or_exit(Exit::Bug)?;
         folder.write("plan.json", text.as_bytes())?;
-        for (name, text) in render_configs(&plan, &[measure::host_name()]) {
+        for (name, text) in render_configs(&plan, &machines(&plan, allocation.as_ref())) {
             folder.write(&name, text.as_bytes())?;
         }
+        manifest::write(&folder, &plan, allocation.as_ref())?;
         let events = EventLog::create(&folder.path("events.jsonl")).or_exit(Exit::Artifact)?;
         let started = measure::wall_ns();
         events.emit("run_started", json!({"recipe": plan.recipe, "plan_hash": plan.hash(), "version": env!("CARGO_PKG_VERSION")}));
-        Ok(Run { args, plan, folder, events, started, points: Vec::new(), client_reasons: Vec::new() })
+        Ok(Run { args, plan, folder, events, started, points: Vec::new(), client_reasons: Vec::new(), allocation })
     }
 
-    async fn drive(mut self, interrupts: &mut Interrupts) -> Result<(), Failure> {
+    pub(crate) async fn drive(mut self, interrupts: &mut Interrupts) -> Result<(), Failure> {
         let ended = match self.deploy(interrupts).await {
             Ok(mut deployment) => {
                 let ended = if self.args.serve_only {
@@ -109,10 +125,21 @@ impl<'a> Run<'a> {
                 } else {
                     self.measure(&mut deployment, interrupts).await
                 };
+                let ended = match ended {
+                    // Slurm ends the steps and this process at once: the steps' logs say why.
+                    Some(Ended::Interrupted) if self.allocation.is_some() => {
+                        Some(deployment.died_just_now().await.and_then(slurms_reason).unwrap_or(Ended::Interrupted))
+                    }
+                    ended => ended,
+                };
                 deployment.stop().await;
                 ended
             }
             Err(ended) => Some(ended),
+        };
+        let ended = match ended {
+            Some(Ended::Died(exited)) => Some(judge_death(exited, interrupts).await),
+            ended => ended,
         };
         self.finish(ended)
     }
@@ -128,6 +155,8 @@ impl<'a> Run<'a> {
             ready_timeout: Duration::from_secs(self.args.ready_timeout),
             stop_grace: STOP_GRACE,
             api_key: api_key(),
+            http_port: self.args.port.unwrap_or(0),
+            allocation: self.allocation.clone(),
         };
         let start = async {
             let mut deployment = Deployment::start(&self.plan, options, self.events.clone()).await?;
@@ -142,7 +171,7 @@ impl<'a> Run<'a> {
         tokio::select! {
             started = start => started.map_err(launch_ended),
             // Dropping the start kills what has been started.
-            () = interrupts.next() => Err(Ended::Interrupted),
+            interrupt = interrupts.next_kind() => Err(interrupt.into()),
         }
     }
 
@@ -190,12 +219,16 @@ impl<'a> Run<'a> {
                         stop.stop_now();
                         ended = Some(Ended::Died(exited));
                     }
-                    () = interrupts.next() => {
+                    interrupt = interrupts.next_kind() => {
                         if ended.is_none() {
                             say("interrupted: finishing what is in flight; once more to end now");
                         }
-                        stop.stop();
-                        ended.get_or_insert(Ended::Interrupted);
+                        match interrupt {
+                            // The servers have been told to end too, and the time until SIGKILL is short.
+                            Interrupt::Stop if self.allocation.is_some() => stop.stop_now(),
+                            _ => stop.stop(),
+                        }
+                        ended.get_or_insert(interrupt.into());
                     }
                 }
             };
@@ -226,7 +259,15 @@ impl<'a> Run<'a> {
         self.cut_logs()?;
         let failure = ended.map(|ended| match ended {
             Ended::Interrupted => Failure::message(Exit::Interrupted, "interrupted; everything was torn down"),
-            Ended::Died(exited) => Failure::message(Exit::Died, exited.to_string()),
+            Ended::TimeLimit => Failure::message(Exit::Incomplete, "stopped before the job's time limit; what was measured is there")
+                .with_hint("ask for more time with --time, or for fewer requests with MULTI_ROUND"),
+            Ended::Died(exited) => {
+                let failure = Failure::message(Exit::Died, exited.to_string());
+                match exited.cause {
+                    Some(cause) => failure.with_hint(cause.hint),
+                    None => failure,
+                }
+            }
             Ended::Failed(failure) => failure,
         });
         let context = self.context(failure.as_ref());
@@ -254,7 +295,7 @@ impl<'a> Run<'a> {
             model: self.plan.model.served_name.clone(),
             plan_hash: self.plan.hash(),
             versions: vec![("tandem".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
-            machines: vec![measure::host_name()],
+            machines: machines(&self.plan, self.allocation.as_ref()),
             n_gpus: self.plan.n_devices(),
             started_wall_ns: self.started,
             ended_wall_ns: measure::wall_ns(),
@@ -262,6 +303,40 @@ impl<'a> Run<'a> {
             reasons,
         }
     }
+}
+
+impl From<Interrupt> for Ended {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Stop => Ended::Interrupted,
+            Interrupt::TimeLimit => Ended::TimeLimit,
+        }
+    }
+}
+
+/// Time that Slurm's signal may take to follow the end of a step.
+const SIGNAL_WINDOW: Duration = Duration::from_millis(500);
+
+/// Whether a server died, or Slurm was told to end the whole job.
+async fn judge_death(exited: Exited, interrupts: &mut Interrupts) -> Ended {
+    if exited.cancelled == Some(Cancelled::ByUser) && tokio::time::timeout(SIGNAL_WINDOW, interrupts.next_kind()).await.is_ok() {
+        return Ended::Interrupted;
+    }
+    slurms_reason(exited.clone()).unwrap_or(Ended::Died(exited))
+}
+
+/// What Slurm says about the end of a step, when it was Slurm that ended it.
+fn slurms_reason(exited: Exited) -> Option<Ended> {
+    match exited.cancelled? {
+        Cancelled::NodeFailure => Some(Ended::Died(exited)),
+        Cancelled::TimeLimit => Some(Ended::TimeLimit),
+        Cancelled::ByUser => None,
+    }
+}
+
+/// The machines of a run, as `machines.txt` holds them.
+fn machines(plan: &Plan, allocation: Option<&Allocation>) -> Vec<String> {
+    allocation.map_or_else(|| vec![measure::host_name()], |allocation| allocation.used_nodes(plan).to_vec())
 }
 
 fn launch_ended(error: LaunchError) -> Ended {
@@ -273,6 +348,6 @@ fn launch_ended(error: LaunchError) -> Ended {
         ),
         LaunchError::Io { .. } => Ended::Failed(Failure::new(Exit::Artifact, error)),
         LaunchError::Spawn { .. } => Ended::Failed(Failure::new(Exit::NotReady, error)),
-        LaunchError::Unsupported(_) => Ended::Failed(Failure::new(Exit::Infeasible, error)),
+        LaunchError::Allocation(_) | LaunchError::Unsupported(_) => Ended::Failed(Failure::new(Exit::Infeasible, error)),
     }
 }

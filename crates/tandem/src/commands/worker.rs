@@ -19,6 +19,10 @@ const TEARDOWN: Duration = Duration::from_millis(500);
 pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
     let plan = read_plan(&args.plan)?;
     let worker = choose(&plan, &args)?.clone();
+    let rank = args.rank_from.as_ref().and_then(|variable| std::env::var(variable).ok()).and_then(|rank| rank.parse().ok());
+    if rank.unwrap_or(0_u32) > 0 {
+        return hold_place();
+    }
     let frontend = args.frontend.clone().unwrap_or_else(|| plan.frontend.control.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(until_stopped(args.stop_with_stdin, async |shutdown| {
@@ -34,6 +38,15 @@ pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
             return Ok(());
         }
         ended.or_exit(Exit::Died)
+    }))
+}
+
+/// What the other ranks of a worker do: nothing, until they are told to end.
+fn hold_place() -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
+    runtime.block_on(until_stopped(true, async |shutdown| {
+        shutdown.cancelled().await;
+        Ok(())
     }))
 }
 
