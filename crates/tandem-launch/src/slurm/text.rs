@@ -97,7 +97,7 @@ pub fn cancelled<S: AsRef<str>>(lines: &[S]) -> Option<Cancelled> {
 /// Whether a line is Slurm's own, not the server's.
 #[must_use]
 pub fn is_slurms(line: &str) -> bool {
-    line.starts_with("srun: ") || line.starts_with("slurmstepd: ")
+    line.starts_with("srun: ") || line.starts_with("slurmstepd: ") || line.starts_with("slurmstepd-")
 }
 
 #[cfg(test)]

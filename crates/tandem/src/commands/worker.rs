@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::recipe::read_plan;
 use crate::cli::WorkerArgs;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::signals::until_stopped;
+use crate::signals::{Interrupts, until_stopped};
 
 /// When the frontend is gone, the order to stop may still be on its way for this long.
 const TEARDOWN: Duration = Duration::from_millis(500);
@@ -41,13 +41,13 @@ pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
     }))
 }
 
-/// What the other ranks of a worker do: nothing, until they are told to end.
+/// What the other ranks of a worker do: nothing, until they are told to end. They say nothing either, for rank 0 has the word.
 fn hold_place() -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
-    runtime.block_on(until_stopped(true, async |shutdown| {
-        shutdown.cancelled().await;
+    runtime.block_on(async {
+        Interrupts::install()?.next().await;
         Ok(())
-    }))
+    })
 }
 
 fn choose<'a>(plan: &'a Plan, args: &WorkerArgs) -> Result<&'a WorkerPlan, Failure> {
