@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
 use crate::cli_jobs::{CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, WatchArgs};
+use crate::network_args::NetworkArgs;
 
 /// Deploys, drives and measures disaggregated LLM inference.
 #[derive(Debug, Parser)]
@@ -203,6 +204,8 @@ pub(crate) struct LoadArgs {
     /// Seconds that in-flight requests get after the first ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// GPUs behind the endpoint, for the throughput per GPU
     #[arg(long, default_value_t = 1)]
     pub(crate) gpus: u32,

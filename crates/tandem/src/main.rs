@@ -7,6 +7,7 @@ mod cli;
 mod cli_jobs;
 mod commands;
 mod exit;
+mod network_args;
 mod signals;
 
 use std::process::ExitCode;

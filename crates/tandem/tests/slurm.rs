@@ -11,7 +11,18 @@ use serde_json::Value;
 
 /// A small load on modeled engines: they answer at once, what is tested is who started them where.
 const SMALL: [&str; 12] = [
-    "--set", "ISL=64", "--set", "OSL=8", "--set", "CONCURRENCY=4", "--set", "MULTI_ROUND=2", "--set", "MODELED_STEP_US=500", "--time", "5",
+    "--set",
+    "ISL=64",
+    "--set",
+    "OSL=8",
+    "--set",
+    "CONCURRENCY=4",
+    "--set",
+    "MULTI_ROUND=2",
+    "--set",
+    "MODELED_STEP_US=500",
+    "--time",
+    "5",
 ];
 
 fn submit(lab: &Lab, recipe: &[&str], more: &[&str]) -> Output {
@@ -39,7 +50,11 @@ fn check_success(lab: &Lab, output: &Output) -> Value {
 fn the_h100_plan_runs_on_six_nodes_of_eight_gpus() {
     let Some(lab) = Lab::start("slurm: the H100 plan on 6 x 8", 6) else { return };
     let tokenizer = concat!("TOKENIZER=", env!("CARGO_MANIFEST_DIR"), "/../../models/nano");
-    let output = submit(&lab, &["deepseek-r1", "--gpu-type", "h100", "--set", "ENGINE=modeled", "--set", "LOAD_FORMAT=dummy", "--set", tokenizer], &[]);
+    let output = submit(
+        &lab,
+        &["deepseek-r1", "--gpu-type", "h100", "--set", "ENGINE=modeled", "--set", "LOAD_FORMAT=dummy", "--set", tokenizer],
+        &[],
+    );
     check_success(&lab, &output);
     let machines = fs::read_to_string(lab.path("job/configs/machines.txt")).expect("machines.txt");
     assert_eq!(machines.split_whitespace().collect::<Vec<_>>(), ["n1", "n2", "n3", "n4", "n5", "n6"]);

@@ -1,6 +1,8 @@
 //! The loop that owns the sockets: wait, handle what is ready, send what is due, look at deadlines.
 //!
-//! Invariants: requests in flight are exactly the slots with work; each ticket that the pacer gave out
+//! Each receive thread runs one, with connections of its own; they share the desk that gives out requests.
+//!
+//! Invariants: requests in flight are exactly the slots with work; each ticket that the desk gave out
 //! leaves through the outbox as one start and one end; a slot in `free` has no work.
 
 use std::io;
@@ -12,15 +14,14 @@ use mio::{Events, Poll, Token};
 use tandem_metrics::FailureKind;
 use tandem_plan::Nanos;
 
+use super::desk::{Desk, Next};
 use super::http::{Limits, Piece};
 use super::outbox::{Failure, Outbox, What};
 use super::slot::{Link, Slot, Work};
 use super::socket::Socket;
-use super::supply::Supply;
 use super::timer::Timer;
 use crate::clock::{Clock, WallOffset};
 use crate::health::ReceiveHealth;
-use crate::pacing::{Load, Pacer, Turn};
 use crate::progress::Live;
 use crate::spec::Timeouts;
 use crate::stop::{Stop, StopSignal};
@@ -33,19 +34,17 @@ const READ_BYTES: usize = 64 << 10;
 const RECALIBRATE: Nanos = Nanos::from_millis(250);
 const TIMER: Token = Token(usize::MAX);
 
-/// What the loop needs.
-#[derive(Debug)]
+/// What a loop needs.
+#[derive(Debug, Clone)]
 pub(crate) struct ReceiveConfig {
     /// The server.
     pub(crate) address: SocketAddr,
-    /// What to send when.
-    pub(crate) load: Load,
-    /// Seed of random schedules.
-    pub(crate) seed: u64,
-    /// Slots at most: the cap of loads that have none of their own.
-    pub(crate) max_connections: usize,
-    /// Connections opened before the first request.
+    /// Requests that this thread may have in flight: its share.
+    pub(crate) max_in_flight: usize,
+    /// Connections that this thread opens before the first request.
     pub(crate) n_open_first: usize,
+    /// Requests that are ready before the first is sent.
+    pub(crate) n_ready: usize,
     /// Deadlines.
     pub(crate) timeouts: Timeouts,
     /// Sizes.
@@ -54,25 +53,24 @@ pub(crate) struct ReceiveConfig {
     pub(crate) kernel_stamps: bool,
 }
 
-/// Sends the whole load and receives its responses; returns when nothing is in flight and nothing is left to send, or stopped.
+/// Sends what the desk gives out and receives the responses; returns when nothing is in flight and nothing is left to send, or stopped.
 ///
 /// # Errors
-/// When the system refuses a poll, a timer or the first sockets.
-pub(crate) fn receive(
-    config: ReceiveConfig,
-    clock: Clock,
-    supply: Supply,
-    outbox: Outbox,
-    live: Arc<Live>,
-    stop: Arc<StopSignal>,
-) -> io::Result<ReceiveHealth> {
-    let mut receiver = Receiver::new(config, clock, supply, outbox, live, stop)?;
-    receiver.open_first()?;
+/// When the system refuses a poll.
+pub(crate) fn receive(mut receiver: Receiver) -> io::Result<ReceiveHealth> {
+    let opened = receiver.open_first();
+    if opened.is_err() {
+        // The other threads wait for this one, and cannot carry the load without it.
+        receiver.stop.stop_now();
+    }
+    receiver.desk.start(&receiver.clock, receiver.config.n_ready);
+    opened?;
     receiver.run()?;
     Ok(receiver.finish())
 }
 
-struct Receiver {
+/// One thread's loop.
+pub(crate) struct Receiver {
     config: ReceiveConfig,
     clock: Clock,
     poll: Poll,
@@ -80,9 +78,8 @@ struct Receiver {
     slots: Vec<Slot>,
     /// Slots without work; the one freed last is used first, as its connection is the warmest.
     free: Vec<usize>,
-    pacer: Pacer,
+    desk: Arc<Desk>,
     n_in_flight: usize,
-    supply: Supply,
     outbox: Outbox,
     live: Arc<Live>,
     stop: Arc<StopSignal>,
@@ -97,10 +94,14 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn new(
+    /// A loop that has not begun.
+    ///
+    /// # Errors
+    /// When the system refuses a poll or a timer.
+    pub(crate) fn new(
         config: ReceiveConfig,
         clock: Clock,
-        supply: Supply,
+        desk: Arc<Desk>,
         outbox: Outbox,
         live: Arc<Live>,
         stop: Arc<StopSignal>,
@@ -109,7 +110,6 @@ impl Receiver {
         let timer = Timer::new(poll.registry(), TIMER)?;
         let now = clock.now();
         Ok(Self {
-            pacer: Pacer::new(&config.load, now, config.seed),
             wall: WallOffset::measure(&clock),
             calibrated: now,
             scanned: now,
@@ -124,7 +124,7 @@ impl Receiver {
             clock,
             poll,
             timer,
-            supply,
+            desk,
             outbox,
             live,
             stop,
@@ -153,16 +153,14 @@ impl Receiver {
         }
         // Slot 0 first, so that the first requests take the connections in order.
         self.free.sort_unstable_by(|a, b| b.cmp(a));
-        self.supply.fill(n);
         Ok(())
     }
 
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
-        self.pacer = Pacer::new(&self.capped_load(), self.clock.now(), self.config.seed);
         self.live.start(self.clock.now());
         self.dispatch();
-        while self.n_in_flight > 0 || (self.pacer.n_left() > 0 && self.cut_at.is_none()) {
+        while self.n_in_flight > 0 || (self.desk.n_left() > 0 && self.cut_at.is_none()) {
             let wait = self.next_wait()?;
             self.poll(&mut events, wait)?;
             for event in &events {
@@ -176,17 +174,9 @@ impl Receiver {
     }
 
     fn finish(mut self) -> ReceiveHealth {
-        self.health.n_supply_waits = self.supply.n_waits;
         self.health.n_decoder_waits = self.outbox.n_waits;
-        self.health.n_not_sent = self.pacer.n_left();
         self.health.stopped = self.cut_at.is_some();
         self.health
-    }
-
-    /// A load without a cap is capped by the connections that may be opened.
-    fn capped_load(&self) -> Load {
-        let cap = self.config.load.max_in_flight.unwrap_or(usize::MAX).min(self.config.max_connections);
-        Load { max_in_flight: Some(cap), ..self.config.load.clone() }
     }
 
     fn poll(&mut self, events: &mut Events, wait: Duration) -> io::Result<()> {
@@ -279,12 +269,10 @@ impl Receiver {
     /// Sends everything that may be sent now.
     fn dispatch(&mut self) {
         self.wake_at = None;
-        while self.cut_at.is_none() {
+        while self.cut_at.is_none() && self.n_in_flight < self.config.max_in_flight {
             let now = self.clock.now();
-            match self.pacer.next(now, self.n_in_flight) {
-                Turn::Send(ticket) => {
-                    // A prompt thread that has ended early has panicked; its join says so.
-                    let Some(request) = self.supply.next() else { return self.stop_sending(now) };
+            match self.desk.next(now) {
+                Next::Send(ticket, request) => {
                     let i = self.free.pop().unwrap_or_else(|| self.add_slot());
                     self.n_in_flight += 1;
                     self.live.sent();
@@ -295,11 +283,11 @@ impl Receiver {
                         Link::Closed => self.connect(i),
                     }
                 }
-                Turn::WaitUntil(due) => {
+                Next::WaitUntil(due) => {
                     self.wake_at = Some(due);
                     return;
                 }
-                Turn::WaitForEnd | Turn::Done => return,
+                Next::WaitForEnd | Next::Done => return,
             }
         }
     }
@@ -471,6 +459,7 @@ impl Receiver {
         self.live.ended(failure.is_none());
         self.outbox.push(slot_id(i), at, What::End(failure));
         self.n_in_flight -= 1;
+        self.desk.ended();
         self.free.push(i);
         if matches!(self.slots[i].link, Link::Closed) {
             self.slots[i].reader.reset();
@@ -480,7 +469,7 @@ impl Receiver {
 
     /// Opens a free slot's next connection ahead of its next request.
     fn reconnect_for_next(&mut self, i: usize) {
-        if self.pacer.n_left() > 0 && self.cut_at.is_none() {
+        if self.desk.n_left() > 0 && self.cut_at.is_none() {
             self.connect(i);
         }
     }

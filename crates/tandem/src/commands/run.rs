@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tandem_launch::local::worker_log;
+use tandem_launch::engines::{self, worker_log};
 use tandem_launch::slurm::Allocation;
 use tandem_launch::slurm::text::Cancelled;
 use tandem_launch::{Deployment, EventLog, Exited, LaunchError, LaunchOptions};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
 use tandem_metrics::{Reason, Verdict};
-use tandem_plan::{EngineKind, Phase, Plan};
+use tandem_plan::{Phase, Plan};
 use tandem_recipe::render_configs;
 
 use super::manifest;
@@ -30,16 +30,15 @@ use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::signals::{Interrupt, Interrupts};
 
-/// Time between SIGTERM and SIGKILL at the end of a deployment.
-const STOP_GRACE: Duration = Duration::from_secs(5);
-
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     let recipe = load(&args.recipe)?;
     let mut plans = plans_of(&recipe)?;
-    if let Some(cluster) = plans.iter().find(|plan| plan.engine == EngineKind::DynamoTrtllm) {
-        let message = format!("recipe {} needs GPUs and a cluster, `tandem run` has this machine only", cluster.recipe);
-        return Err(Failure::message(Exit::Infeasible, message)
-            .with_hint(format!("`tandem plan {} --gpu-type {}` shows what it would start", cluster.recipe, cluster.hardware.gpu_type)));
+    for plan in &plans {
+        if let Some(reason) = engines::adapter(plan).needs_cluster(plan) {
+            let message = format!("recipe {} needs GPUs and a cluster, `tandem run` has this machine only: {reason}", plan.recipe);
+            return Err(Failure::message(Exit::Infeasible, message)
+                .with_hint(format!("`tandem plan {} --gpu-type {}` shows what it would start", plan.recipe, plan.hardware.gpu_type)));
+        }
     }
     for plan in &mut plans {
         // Before the plan is written and hashed: the run starts from that document alone.
@@ -153,7 +152,6 @@ impl<'a> Run<'a> {
             program,
             run_dir: self.folder.root().to_owned(),
             ready_timeout: Duration::from_secs(self.args.ready_timeout),
-            stop_grace: STOP_GRACE,
             api_key: api_key(),
             http_port: self.args.port.unwrap_or(0),
             allocation: self.allocation.clone(),
@@ -263,8 +261,8 @@ impl<'a> Run<'a> {
                 .with_hint("ask for more time with --time, or for fewer requests with MULTI_ROUND"),
             Ended::Died(exited) => {
                 let failure = Failure::message(Exit::Died, exited.to_string());
-                match exited.cause {
-                    Some(cause) => failure.with_hint(cause.hint),
+                match exited.known {
+                    Some(known) => failure.with_hint(known.advice),
                     None => failure,
                 }
             }
@@ -280,7 +278,7 @@ impl<'a> Run<'a> {
 
     fn cut_logs(&self) -> Result<(), Failure> {
         for (phase, target) in [(Phase::Prefill, "logs/prefill.log"), (Phase::Decode, "logs/decode.log")] {
-            let sources: Vec<_> = self.plan.workers_of(phase).map(|w| worker_log(self.folder.root(), phase, w.index)).collect();
+            let sources: Vec<_> = self.plan.workers_of(phase).map(|w| self.folder.path(&worker_log(phase, w.index))).collect();
             tandem_launch::logs::cut_iterations(&sources, &self.folder.path(target)).or_exit(Exit::Artifact)?;
         }
         Ok(())

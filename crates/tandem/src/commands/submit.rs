@@ -79,7 +79,7 @@ impl<'a> Job<'a> {
             job::script_path(out).display()
         ));
         text.push_str("\n# servers, as steps of the job (NODE_0 … are its nodes in order; ports come from the job's own block)\n");
-        for line in self.step_lines(out) {
+        for line in self.step_lines(out)? {
             text.push_str(&line);
             text.push('\n');
         }
@@ -90,12 +90,11 @@ impl<'a> Job<'a> {
         std::io::stdout().write_all(text.as_bytes()).or_exit(Exit::Artifact)
     }
 
-    fn step_lines(&self, out: &Path) -> Vec<String> {
-        let nodes = (0..self.plan.n_nodes).map(|node| format!("NODE_{node}")).collect();
+    fn step_lines(&self, out: &Path) -> Result<Vec<String>, Failure> {
         let allocation =
-            tandem_launch::slurm::Allocation::imagined(nodes, self.settings.clone(), self.server_env(), self.args.calls.slurm());
-        let lines = tandem_launch::local::slurm_commands(&self.plan, &self.program, out, &allocation);
-        lines.iter().map(|argv| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")).collect()
+            tandem_launch::slurm::Allocation::imagined(&self.plan, self.settings.clone(), self.server_env(), self.args.calls.slurm());
+        let lines = allocation.command_lines(&self.plan, out, &self.program).or_exit(Exit::Infeasible)?;
+        Ok(lines.iter().map(|argv| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")).collect())
     }
 
     /// Slurm's own opinion; it needs the script as a file.

@@ -58,7 +58,11 @@ impl Lab {
     /// A Slurm program, as a user of this cluster calls it.
     pub(crate) fn slurm(&self, program: &str, args: &[&str]) -> Output {
         let mut command = Command::new(program);
-        command.args(args).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("SLURM_CONF", self.path("etc/slurm.conf"));
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("SLURM_CONF", self.path("etc/slurm.conf"));
         command.output().expect("a Slurm program starts")
     }
 
@@ -74,7 +78,8 @@ impl Lab {
     /// A program that stands in front of the real one of that name.
     pub(crate) fn shim(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
-        let real = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).map(|dir| dir.join(name)).find(|path| path.exists());
+        let real =
+            std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).map(|dir| dir.join(name)).find(|path| path.exists());
         let real = real.expect("the real program").display().to_string();
         fs::write(&path, format!("#!/bin/bash\nREAL={real}\n{script}\n")).expect("a script");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permissions");
