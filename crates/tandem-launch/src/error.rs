@@ -29,7 +29,7 @@ pub enum LaunchError {
     },
     /// A process ended although nobody asked it to.
     #[error("{0}")]
-    Died(Exited),
+    Died(Box<Exited>),
     /// The deployment was not ready in time.
     #[error("the deployment was not ready within {seconds} s: {state}")]
     NotReady {

@@ -14,6 +14,7 @@ use crate::events::EventLog;
 use crate::probe::Probe;
 use crate::process::{Announcement, Exited, ProcessSpec, Processes};
 use crate::slurm::Allocation;
+use crate::slurm::text::Cancelled;
 
 /// Pause between two tries to reach a server's port.
 const PORT_INTERVAL: Duration = Duration::from_millis(20);
@@ -23,6 +24,9 @@ const FRONTEND: &str = "frontend";
 
 /// After a worker's end, that of the frontend is waited for this long: it would explain the worker's.
 const BLAME_WINDOW: Duration = Duration::from_millis(300);
+
+/// After one step's end, those of the others are waited for this long: one may know of a failed node.
+const NODE_FAILURE_WINDOW: Duration = Duration::from_millis(700);
 
 /// What the launcher needs besides the Plan.
 #[derive(Debug, Clone)]
@@ -107,7 +111,7 @@ impl Deployment {
             let open = wait_for_port(&host, port);
             tokio::select! {
                 open = timeout_at(deadline, open) => open.map_err(|_| self.not_listening(&step.name))?,
-                exited = self.processes.next_exit() => return Err(LaunchError::Died(exited)),
+                exited = self.processes.next_exit() => return Err(LaunchError::Died(Box::new(exited))),
             }
         }
         Ok(())
@@ -116,14 +120,14 @@ impl Deployment {
     async fn take_addresses(&mut self, step: &Step, announcement: Announcement, deadline: Instant) -> Result<(), LaunchError> {
         let addresses = tokio::select! {
             addresses = timeout_at(deadline, announcement.read()) => addresses,
-            exited = self.processes.next_exit() => return Err(LaunchError::Died(exited)),
+            exited = self.processes.next_exit() => return Err(LaunchError::Died(Box::new(exited))),
         };
         let addresses = match addresses {
             Ok(Some(addresses)) => addresses,
             // Its standard output ended, so it is about to be reaped: say how it ended.
             Ok(None) => {
                 let exited = timeout_at(deadline, self.processes.next_exit()).await;
-                return Err(exited.map_or_else(|_| self.not_listening(&step.name), LaunchError::Died));
+                return Err(exited.map_or_else(|_| self.not_listening(&step.name), |exited| LaunchError::Died(Box::new(exited))));
             }
             Err(_) => return Err(self.not_listening(&step.name)),
         };
@@ -147,7 +151,7 @@ impl Deployment {
         tokio::select! {
             // A death explains a failed probe better than the probe does.
             biased;
-            exited = self.died() => Err(LaunchError::Died(exited)),
+            exited = self.died() => Err(LaunchError::Died(Box::new(exited))),
             checked = check => checked,
         }?;
         self.events.emit("ready", json!({"url": self.url}));
@@ -194,6 +198,19 @@ impl Deployment {
     /// A process that has just ended, if there is one: asked when requests fail, which a death shows before it is seen itself.
     pub async fn died_just_now(&mut self) -> Option<Exited> {
         timeout(BLAME_WINDOW, self.died()).await.ok()
+    }
+
+    /// A process that Slurm ended because a node failed, if there is one: Slurm ends all steps of the job with it, in any order.
+    pub async fn died_of_node_failure(&mut self) -> Option<Exited> {
+        let is_it = |exited: &Exited| exited.cancelled == Some(Cancelled::NodeFailure);
+        let _ = timeout(NODE_FAILURE_WINDOW, async {
+            while !self.exits.iter().any(is_it) && self.processes.next_to_stop().is_some() {
+                self.next_exit().await;
+            }
+        })
+        .await;
+        let at = self.exits.iter().position(is_it)?;
+        Some(self.exits.remove(at))
     }
 
     async fn next_exit(&mut self) {

@@ -95,7 +95,7 @@ impl fmt::Display for Exited {
         }
         if let Some(culprit) = &self.culprit {
             let tasks = culprit.tasks.as_deref().map_or_else(String::new, |tasks| format!(" {tasks}"));
-            write!(f, " (first {}{tasks}: {})", culprit.node, culprit.how)?;
+            write!(f, " ({}{tasks}: {})", culprit.node, culprit.how)?;
         }
         if let Some(known) = self.known {
             write!(f, ": {}", known.meaning)?;
@@ -337,10 +337,7 @@ mod tests {
         let exited = soon(processes.next_exit()).await;
         assert_eq!(exited.tail, ["CUDA out of memory"]);
         let text = exited.to_string();
-        assert!(
-            text.starts_with("prefill-0 ended with exit code 137 (first n1 task 3: Exited with exit code 9): a device ran out"),
-            "{text}"
-        );
+        assert!(text.starts_with("prefill-0 ended with exit code 137 (n1 task 3: Exited with exit code 9): a device ran out"), "{text}");
         assert!(exited.known.is_some_and(|known| known.advice.contains("CTX_MAX_NUM_TOKENS")));
     }
 

@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// List the built-in recipes
     List,
     /// Run a recipe as a Slurm job: write a complete job folder, submit it
-    Submit(SubmitArgs),
+    Submit(Box<SubmitArgs>),
     /// Say where jobs are: what they wrote themselves, then what Slurm says
     Status(StatusArgs),
     /// Follow a job until it has ended

@@ -62,7 +62,7 @@ pub(crate) fn description(folder: &Path) -> Result<Value, Failure> {
 pub(crate) fn submit_args(description: &Value) -> Result<SubmitArgs, Failure> {
     let words = description["argv"].as_array().into_iter().flatten().filter_map(Value::as_str);
     match Cli::try_parse_from(words).context("the job was submitted by another version of this program").or_exit(Exit::Artifact)?.command {
-        Command::Submit(args) => Ok(args),
+        Command::Submit(args) => Ok(*args),
         _ => Err(Failure::message(Exit::Artifact, "job.json holds no `tandem submit`")),
     }
 }

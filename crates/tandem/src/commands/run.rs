@@ -84,7 +84,7 @@ fn folder_path(args: &RunArgs, plan: &Plan, index: usize, n_plans: usize) -> Pat
 enum Ended {
     Interrupted,
     TimeLimit,
-    Died(Exited),
+    Died(Box<Exited>),
     Failed(Failure),
 }
 
@@ -125,9 +125,9 @@ impl<'a> Run<'a> {
                     self.measure(&mut deployment, interrupts).await
                 };
                 let ended = match ended {
-                    // Slurm ends the steps and this process at once: the steps' logs say why.
-                    Some(Ended::Interrupted) if self.allocation.is_some() => {
-                        Some(deployment.died_just_now().await.and_then(slurms_reason).unwrap_or(Ended::Interrupted))
+                    // Slurm ends the steps and this process at once: the log of one of them says why.
+                    Some(Ended::Interrupted | Ended::Died(_)) if self.allocation.is_some() => {
+                        deployment.died_of_node_failure().await.map(|exited| Ended::Died(Box::new(exited))).or(ended)
                     }
                     ended => ended,
                 };
@@ -191,7 +191,7 @@ impl<'a> Run<'a> {
                     *n -= 1;
                     say(&format!("warning: {exited}"));
                 }
-                _ => return Some(Ended::Died(exited)),
+                _ => return Some(Ended::Died(Box::new(exited))),
             }
         }
     }
@@ -215,7 +215,7 @@ impl<'a> Run<'a> {
                     result = &mut load => break result,
                     exited = deployment.died(), if ended.is_none() => {
                         stop.stop_now();
-                        ended = Some(Ended::Died(exited));
+                        ended = Some(Ended::Died(Box::new(exited)));
                     }
                     interrupt = interrupts.next_kind() => {
                         if ended.is_none() {
@@ -234,7 +234,7 @@ impl<'a> Run<'a> {
             let all_well = measured.as_ref().is_ok_and(|m| m.artifacts.summary.outcomes.keys().all(|outcome| *outcome == "ok"));
             if ended.is_none() && !all_well {
                 // The requests of a process that died fail before its end is seen.
-                ended = deployment.died_just_now().await.map(Ended::Died);
+                ended = deployment.died_just_now().await.map(|exited| Ended::Died(Box::new(exited)));
             }
             match measured {
                 Ok(measured) => {
@@ -316,7 +316,7 @@ impl From<Interrupt> for Ended {
 const SIGNAL_WINDOW: Duration = Duration::from_millis(500);
 
 /// Whether a server died, or Slurm was told to end the whole job.
-async fn judge_death(exited: Exited, interrupts: &mut Interrupts) -> Ended {
+async fn judge_death(exited: Box<Exited>, interrupts: &mut Interrupts) -> Ended {
     if exited.cancelled == Some(Cancelled::ByUser) && tokio::time::timeout(SIGNAL_WINDOW, interrupts.next_kind()).await.is_ok() {
         return Ended::Interrupted;
     }
@@ -324,7 +324,7 @@ async fn judge_death(exited: Exited, interrupts: &mut Interrupts) -> Ended {
 }
 
 /// What Slurm says about the end of a step, when it was Slurm that ended it.
-fn slurms_reason(exited: Exited) -> Option<Ended> {
+fn slurms_reason(exited: Box<Exited>) -> Option<Ended> {
     match exited.cancelled? {
         Cancelled::NodeFailure => Some(Ended::Died(exited)),
         Cancelled::TimeLimit => Some(Ended::TimeLimit),

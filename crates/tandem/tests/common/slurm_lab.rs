@@ -21,7 +21,7 @@ const PACKAGES: [&str; 4] = ["slurmctld", "slurmd", "slurm-client", "munge"];
 pub(crate) struct Lab {
     dir: tempfile::TempDir,
     daemons: Vec<(String, Child)>,
-    n_nodes: usize,
+    pub(crate) n_nodes: usize,
     _only_one: File,
 }
 
@@ -112,13 +112,12 @@ impl Lab {
              UnkillableStepTimeout=20\nBatchStartTimeout=10\nAccountingStorageType=accounting_storage/none\nMailProg=/bin/true\n",
             ports[0]
         );
-        for node in 1..=self.n_nodes {
+        for (node, port) in ports.iter().enumerate().skip(1) {
             fs::create_dir_all(self.path(&format!("spool/n{node}"))).expect("a folder");
             fs::create_dir_all(self.path(&format!("tmp/n{node}"))).expect("a folder");
             let _ = writeln!(
                 conf,
-                "NodeName=n{node} NodeHostname=localhost NodeAddr=127.0.1.{node} Port={} CPUs=16 RealMemory=8000 Gres=gpu:h100:8 State=UNKNOWN",
-                ports[node]
+                "NodeName=n{node} NodeHostname=localhost NodeAddr=127.0.1.{node} Port={port} CPUs=16 RealMemory=8000 Gres=gpu:h100:8 State=UNKNOWN"
             );
         }
         let _ = writeln!(conf, "PartitionName=batch Nodes=n[1-{}] Default=YES MaxTime=INFINITE DefaultTime=10 State=UP", self.n_nodes);
@@ -190,7 +189,8 @@ fn install() -> Result<(), String> {
     };
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
     args.extend(PACKAGES);
-    if !apt(&args) && !(apt(&["update", "-q"]) && apt(&args)) {
+    let installed = apt(&args) || (apt(&["update", "-q"]) && apt(&args));
+    if !installed {
         return Err(format!("apt-get cannot install {}", PACKAGES.join(", ")));
     }
     let missing = missing();
