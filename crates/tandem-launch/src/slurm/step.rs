@@ -177,8 +177,8 @@ mod tests {
     #[test]
     fn containers_wrap_the_command_or_become_options_of_srun() {
         let mounts = vec!["/models:/models:ro".to_owned()];
-        let mut settings = StepSettings::default();
-        settings.container = Container::Pyxis { image: "/i.sqsh".into(), mounts: mounts.clone() };
+        let container = Container::Pyxis { image: "/i.sqsh".into(), mounts: mounts.clone() };
+        let mut settings = StepSettings { container, ..StepSettings::default() };
         let text = settings.srun_args(7, &step()).join(" ");
         let options = "--container-image=/i.sqsh --container-name=tandem-7 --container-mounts=/models:/models:ro \
             --container-env=PATH,UCX_TLS --no-container-mount-home server --x";
