@@ -8,7 +8,9 @@ mod cli_jobs;
 mod commands;
 mod exit;
 mod network_args;
+mod selftest_args;
 mod signals;
+mod telemetry_args;
 
 use std::process::ExitCode;
 
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Plan(args) => commands::plan::plan(&args),
-        Command::Load(args) => commands::load::load(args),
+        Command::Load(args) => commands::load::load(*args),
         Command::Report(args) => commands::report::report(&args),
         Command::Compare(args) => commands::compare::compare(&args),
         Command::List => commands::list::list(),

@@ -11,10 +11,14 @@ pub mod benchmark_duration;
 pub mod e2e_output_throughput;
 pub mod effective_concurrency;
 pub mod effective_latency;
+pub mod energy_per_output_token;
+pub mod energy_per_request;
 pub mod error_count;
 pub mod error_rate;
 pub mod good_fraction;
 pub mod goodput;
+pub mod gpu_energy;
+pub mod gpu_power;
 pub mod icl;
 pub mod input_throughput;
 pub mod isl;
@@ -25,6 +29,7 @@ pub mod osl_mismatch;
 pub mod output_throughput;
 pub mod output_throughput_per_gpu;
 pub mod output_throughput_per_user;
+pub mod output_tokens_per_joule;
 pub mod prefill_throughput_per_user;
 pub mod request_count;
 pub mod request_latency;
@@ -34,6 +39,7 @@ pub mod send_lag;
 pub mod steady_concurrency;
 pub mod total_throughput;
 pub mod total_throughput_per_gpu;
+pub mod total_tokens_per_joule;
 pub mod tpot;
 pub mod ttfo;
 pub mod ttfr;
@@ -59,6 +65,13 @@ pub struct Metric {
     pub streaming_only: bool,
     /// How its values come about.
     pub kind: Kind,
+}
+
+/// Names are unique.
+impl PartialEq for Metric {
+    fn eq(&self, other: &Metric) -> bool {
+        self.name == other.name
+    }
 }
 
 /// How the values of a metric come about. Functions yield raw values: times in nanoseconds, see [`Unit::scale`].
@@ -106,6 +119,16 @@ pub enum Unit {
     RequestsPerSecond,
     /// Percent.
     Percent,
+    /// Joules.
+    Joules,
+    /// Watts.
+    Watts,
+    /// Joules a token.
+    JoulesPerToken,
+    /// Joules a request.
+    JoulesPerRequest,
+    /// Tokens a joule, which is tokens a second and watt.
+    TokensPerJoule,
 }
 
 impl Unit {
@@ -122,6 +145,11 @@ impl Unit {
             Unit::TokensPerSecondPerGpu => "tokens/s/GPU",
             Unit::RequestsPerSecond => "requests/s",
             Unit::Percent => "%",
+            Unit::Joules => "J",
+            Unit::Watts => "W",
+            Unit::JoulesPerToken => "J/token",
+            Unit::JoulesPerRequest => "J/request",
+            Unit::TokensPerJoule => "tokens/J",
         }
     }
 
@@ -136,7 +164,7 @@ impl Unit {
 }
 
 /// All metrics in the order of a summary.
-pub static ALL: [&Metric; 31] = [
+pub static ALL: [&Metric; 37] = [
     &request_throughput::METRIC,
     &output_throughput::METRIC,
     &output_throughput_per_user::METRIC,
@@ -168,6 +196,12 @@ pub static ALL: [&Metric; 31] = [
     &effective_latency::METRIC,
     &isl_mismatch::METRIC,
     &osl_mismatch::METRIC,
+    &gpu_energy::METRIC,
+    &gpu_power::METRIC,
+    &energy_per_output_token::METRIC,
+    &energy_per_request::METRIC,
+    &output_tokens_per_joule::METRIC,
+    &total_tokens_per_joule::METRIC,
 ];
 
 /// The metric with that name.

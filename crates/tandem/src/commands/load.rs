@@ -8,20 +8,29 @@ use serde_json::{Map, Value};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{RunContext, RunKind};
 use tandem_plan::LoadPoint;
+use tandem_telemetry::Roles;
 
 use super::measure::{Ask, Point, host_name, wall_ns};
 use super::progress::say;
 use super::results::conclude;
 use super::run_folder::RunFolder;
+use super::selftest::{paced_server, selftest};
 use crate::cli::LoadArgs;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::selftest_args::{LoadCommand, LoadTool};
 use crate::signals::Interrupts;
 
 /// Measured requests of a concurrency, and those before them, when the user does not say, as multiples of it.
 const ROUNDS: u32 = 8;
 const WARMUP_ROUNDS: u32 = 2;
 
-pub(crate) fn load(args: LoadArgs) -> Result<(), Failure> {
+pub(crate) fn load(command: LoadCommand) -> Result<(), Failure> {
+    let args = match (command.tool, command.load) {
+        (Some(LoadTool::Selftest(args)), _) => return selftest(&args),
+        (Some(LoadTool::PacedServer(args)), _) => return paced_server(&args),
+        (None, Some(args)) => args,
+        (None, None) => return Err(Failure::message(Exit::Usage, "load: --url and --model are needed, or a tool's name")),
+    };
     if let Some(zero) = args.concurrency.iter().find(|&&c| c == 0) {
         return Err(Failure::message(Exit::Usage, format!("--concurrency {zero}: must be at least 1")));
     }
@@ -53,6 +62,8 @@ fn ask(args: &LoadArgs, concurrency: u32, extra_inputs: Map<String, Value>) -> A
         request_timeout: Duration::from_secs(args.request_timeout),
         grace: Duration::from_secs(args.grace),
         network: args.network.clone(),
+        telemetry: args.telemetry.clone(),
+        session: None,
         n_gpus: args.gpus,
         tokenizer_dir: args.tokenizer.clone(),
         api_key: key("TANDEM_API_KEY").or_else(|| key("OPENAI_API_KEY")),
@@ -62,9 +73,11 @@ fn ask(args: &LoadArgs, concurrency: u32, extra_inputs: Map<String, Value>) -> A
 async fn drive(args: &LoadArgs, folder: &RunFolder) -> Result<(), Failure> {
     let mut interrupts = Interrupts::install()?;
     let started_wall_ns = wall_ns();
+    let session = args.telemetry.start(&host_name(), folder.path("telemetry.jsonl"), Roles::default(), &[])?;
     let (mut points, mut reasons, mut interrupted) = (Vec::new(), Vec::new(), false);
     for (index, &concurrency) in args.concurrency.iter().enumerate() {
-        let point = Point::new(&ask(args, concurrency, extra_inputs(args)?), index, folder.root(), &folder.path("logs/bench.log"))?;
+        let ask = Ask { session: session.clone(), ..ask(args, concurrency, extra_inputs(args)?) };
+        let point = Point::new(&ask, index, folder.root(), &folder.path("logs/bench.log"))?;
         let stop = Arc::new(StopSignal::new());
         let mut load = tokio::task::spawn_blocking({
             let stop = stop.clone();

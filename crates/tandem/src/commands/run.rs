@@ -29,6 +29,7 @@ use super::serve::api_key;
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::signals::{Interrupt, Interrupts};
+use crate::telemetry_args::roles_of_plan;
 
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     let recipe = load(&args.recipe)?;
@@ -197,8 +198,23 @@ impl<'a> Run<'a> {
     }
 
     async fn measure(&mut self, deployment: &mut Deployment, interrupts: &mut Interrupts) -> Option<Ended> {
+        // Once the deployment is there: a GPU source that was asked for and is missing must not leave it running.
+        let own_metrics = [format!("{}/metrics", deployment.url())];
+        let host = measure::host_name();
+        let roles = roles_of_plan(&self.plan, &host);
+        let session = match self.args.telemetry.start(&host, self.folder.path("telemetry.jsonl"), roles, &own_metrics) {
+            Ok(session) => session,
+            Err(failure) => return Some(Ended::Failed(failure)),
+        };
+        if let Some(session) = &session {
+            self.events.emit("telemetry_started", json!({"sources": session.sources, "notes": session.notes()}));
+        }
         for (index, point) in self.plan.load.points.clone().into_iter().enumerate() {
-            let ask = Ask::of_plan(&self.plan, deployment.url(), point, Duration::from_secs(self.args.grace), api_key());
+            let ask = Ask {
+                telemetry: self.args.telemetry.clone(),
+                session: session.clone(),
+                ..Ask::of_plan(&self.plan, deployment.url(), point, Duration::from_secs(self.args.grace), api_key())
+            };
             let job = match Point::new(&ask, index, self.folder.root(), &self.folder.path("logs/bench.log")) {
                 Ok(job) => job,
                 Err(failure) => return Some(Ended::Failed(failure)),
