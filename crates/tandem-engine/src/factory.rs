@@ -18,8 +18,8 @@ pub fn build_engine(plan: &Plan, worker: &WorkerPlan) -> Result<Box<dyn Engine>,
         EngineKind::Cpu => Ok(Box::new(build_cpu(plan, worker)?)),
         // Its costs are those of a step of the whole worker, over however many ranks the plan spreads it.
         EngineKind::Modeled => Ok(Box::new(ModeledEngine::new(plan.model.modeled, &worker.kv, plan.model.config.vocab_size))),
-        EngineKind::DynamoTrtllm => Err(EngineError::Unsupported {
-            engine: "dynamo-trtllm",
+        other => Err(EngineError::Unsupported {
+            engine: other.name(),
             reason: "its workers are started on a cluster, not in this process".into(),
         }),
     }

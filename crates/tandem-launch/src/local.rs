@@ -82,7 +82,7 @@ impl Deployment {
         for (name, text) in adapter.files(plan, &binding) {
             write_below(&options.run_dir, &name, &text)?;
         }
-        let url = binding.url(plan);
+        let url = adapter.url(plan, &binding);
         let mut deployment = Deployment { processes: Processes::default(), exits: Vec::new(), events, options, url, adapter, binding };
         let deadline = Instant::now() + deployment.options.ready_timeout;
         for step in deployment.adapter.front(plan, &deployment.binding)? {
@@ -147,7 +147,7 @@ impl Deployment {
     /// [`LaunchError::Died`] as soon as a process ends, [`LaunchError::NotReady`] at the deadline, [`LaunchError::Canary`].
     pub async fn ready(&mut self, plan: &Plan) -> Result<(), LaunchError> {
         let probe = Probe::new(self.url.clone(), self.options.api_key.clone());
-        let check = check(self.adapter.clone(), probe, plan, self.options.ready_timeout);
+        let check = check(self.asked(probe, plan), self.options.ready_timeout);
         tokio::select! {
             // A death explains a failed probe better than the probe does.
             biased;
@@ -167,9 +167,11 @@ impl Deployment {
     /// Requests that prefill workers have served so far; none when the engine does not tell.
     pub async fn n_prefilled(&self, plan: &Plan) -> Option<u64> {
         let probe = Probe::new(self.url.clone(), self.options.api_key.clone());
-        let asked = Asked { adapter: self.adapter.clone(), probe, plan: Arc::new(plan.clone()) };
-        let binding = self.binding.clone();
-        asked.ask(move |adapter, probe, plan| adapter.n_prefilled(probe, plan, &binding)).await
+        self.asked(probe, plan).ask(|adapter, probe, plan, binding| adapter.n_prefilled(probe, plan, binding)).await
+    }
+
+    fn asked(&self, probe: Probe, plan: &Plan) -> Asked {
+        Asked { adapter: self.adapter.clone(), probe, plan: Arc::new(plan.clone()), binding: self.binding.clone() }
     }
 
     /// Name and process id of every process.
@@ -247,12 +249,12 @@ impl Deployment {
     }
 }
 
-async fn check(adapter: Arc<dyn Adapter>, probe: Probe, plan: &Plan, within: Duration) -> Result<(), LaunchError> {
+async fn check(asked: Asked, within: Duration) -> Result<(), LaunchError> {
     let deadline = Instant::now() + within;
-    let asked = Asked { adapter, probe, plan: Arc::new(plan.clone()) };
+    let plan = asked.plan.clone();
     loop {
-        let state = match asked.ask(|adapter, probe, plan| adapter.health(probe, plan)).await {
-            Ok(health) if health.is_complete(plan) => break,
+        let state = match asked.ask(|adapter, probe, plan, binding| adapter.health(probe, plan, binding)).await {
+            Ok(health) if health.is_complete(&plan) => break,
             Ok(health) => format!("{} prefill and {} decode workers are registered", health.n_prefill, health.n_decode),
             Err(reason) => reason,
         };
@@ -261,10 +263,10 @@ async fn check(adapter: Arc<dyn Adapter>, probe: Probe, plan: &Plan, within: Dur
         }
         sleep(asked.adapter.health_interval()).await;
     }
-    for pair in engines::pairs(plan) {
+    for pair in engines::pairs(&plan) {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         let through = pair.clone();
-        let answer = asked.ask(move |adapter, probe, plan| adapter.canary(probe, plan, &through, left)).await;
+        let answer = asked.ask(move |adapter, probe, plan, _| adapter.canary(probe, plan, &through, left)).await;
         answer.map_err(|reason| LaunchError::Canary { prefill: pair.prefill, decode: pair.decode, reason })?;
     }
     Ok(())
@@ -275,12 +277,13 @@ struct Asked {
     adapter: Arc<dyn Adapter>,
     probe: Probe,
     plan: Arc<Plan>,
+    binding: Binding,
 }
 
 impl Asked {
-    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&dyn Adapter, &Probe, &Plan) -> T + Send + 'static) -> T {
-        let (adapter, probe, plan) = (self.adapter.clone(), self.probe.clone(), self.plan.clone());
-        let asked = tokio::task::spawn_blocking(move || question(adapter.as_ref(), &probe, &plan));
+    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&dyn Adapter, &Probe, &Plan, &Binding) -> T + Send + 'static) -> T {
+        let (adapter, probe, plan, binding) = (self.adapter.clone(), self.probe.clone(), self.plan.clone(), self.binding.clone());
+        let asked = tokio::task::spawn_blocking(move || question(adapter.as_ref(), &probe, &plan, &binding));
         asked.await.expect("a probe does not panic")
     }
 }

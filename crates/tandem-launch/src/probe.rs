@@ -81,6 +81,13 @@ impl Probe {
         response.body_mut().read_to_string().map_err(|e| e.to_string())
     }
 
+    /// Whether `path` is answered with success.
+    #[must_use]
+    pub fn is_ok(&self, path: &str) -> bool {
+        let request = self.agent.get(format!("{}{path}", self.base)).config().timeout_global(Some(PROBE_TIMEOUT)).build();
+        request.call().is_ok_and(|response| response.status().is_success())
+    }
+
     /// A JSON document; any status, since servers that are not ready say why in one.
     ///
     /// # Errors

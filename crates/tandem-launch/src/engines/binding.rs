@@ -61,7 +61,8 @@ impl Binding {
     pub fn local(plan: &Plan, run_dir: &Path, program: &Path, needs: PortNeeds) -> std::io::Result<Binding> {
         let host = "127.0.0.1";
         let n_workers = if needs.workers { plan.workers.len() } else { 0 };
-        let mut free = free_ports(IpAddr::V4(Ipv4Addr::LOCALHOST), 4 + n_workers)?.into_iter();
+        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let mut free = free_ports(ip, 4)?.into_iter();
         let mut take = |needed: bool| if needed { free.next().unwrap_or(0) } else { 0 };
         let stated = plan.frontend.http.port;
         let ports = Ports {
@@ -69,7 +70,7 @@ impl Binding {
             etcd: take(needs.etcd),
             etcd_peer: take(needs.etcd),
             nats: take(needs.nats),
-            workers: (0..n_workers).map(|_| take(true)).collect(),
+            workers: free_low_ports(ip, n_workers)?,
         };
         let node = NodeBinding { name: "localhost".into(), address: host.into() };
         Ok(Binding {
@@ -109,6 +110,17 @@ impl Binding {
         let index = plan.workers.iter().position(|w| w.name == name)?;
         self.ports.workers.get(index).copied()
     }
+}
+
+/// As [`free_ports`], but below 32,768: Dynamo reads a worker's port as a signed 16-bit number.
+fn free_low_ports(ip: IpAddr, n: usize) -> std::io::Result<Vec<u16>> {
+    const RANGE: std::ops::Range<u16> = 12_000..32_000;
+    let span = u32::from(RANGE.end - RANGE.start);
+    // Launchers that start at the same time look in different places.
+    let first = std::process::id().wrapping_mul(7919) % span;
+    let candidates = (0..span).map(|i| RANGE.start + u16::try_from((first + i) % span).unwrap_or(0));
+    let found: Vec<u16> = candidates.filter(|&port| TcpListener::bind((ip, port)).is_ok()).take(n).collect();
+    if found.len() == n { Ok(found) } else { Err(std::io::ErrorKind::AddrInUse.into()) }
 }
 
 /// `n` different ports that are free at `ip` now.

@@ -54,7 +54,7 @@ const KNOWN: [KnownFailure; 8] = [
         code: "no_module",
         marks: &["modulenotfounderror", "no module named"],
         meaning: "the Python environment lacks a module",
-        advice: "point ENGINE_PYTHON at an environment with Dynamo; `tandem doctor` says how to make one",
+        advice: "point ENGINE_PYTHON at an environment with Dynamo; docs/guide/dynamo.md says how to make one",
     },
     KnownFailure {
         code: "no_space",

@@ -6,13 +6,22 @@
 //! One engine is one file; what the Dynamo engines share is in `dynamo`.
 
 pub mod binding;
+pub mod dynamo;
+pub mod dynamo_adapter;
+pub mod dynamo_mocker;
+pub mod dynamo_sglang;
+pub mod dynamo_trtllm;
+pub mod dynamo_vllm;
+pub mod external;
 pub mod failures;
 pub mod tandem;
+pub mod trtllm_serve;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::Value;
 use tandem_plan::{EngineKind, Phase, Plan, WorkerPlan};
 
 pub use binding::{Binding, NodeBinding, Ports};
@@ -144,17 +153,27 @@ pub trait Adapter: fmt::Debug + Send + Sync {
     /// As [`Adapter::front`].
     fn workers(&self, plan: &Plan, binding: &Binding) -> Result<Vec<Step>, LaunchError>;
 
+    /// Where clients connect. A frontend that announces its address overrides it.
+    fn url(&self, plan: &Plan, binding: &Binding) -> String {
+        binding.url(plan)
+    }
+
     /// The workers that the frontend knows to be ready.
     ///
     /// # Errors
     /// What is missing, for the not-ready message.
-    fn health(&self, probe: &Probe, plan: &Plan) -> Result<Health, String>;
+    fn health(&self, probe: &Probe, plan: &Plan, binding: &Binding) -> Result<Health, String>;
 
     /// Sends one request that must pass through a prefill and a decode worker (the named ones, where the engine lets a client choose).
     ///
     /// # Errors
     /// What was wrong with the answer.
     fn canary(&self, probe: &Probe, plan: &Plan, pair: &Pair, timeout: Duration) -> Result<(), String>;
+
+    /// Fields of each measured request's body to set for this engine; null leaves one out.
+    fn request_fields(&self, _plan: &Plan) -> Vec<(&'static str, Value)> {
+        Vec::new()
+    }
 
     /// Requests that prefill workers have served so far, to prove that a run was disaggregated; none when the engine does not tell.
     fn n_prefilled(&self, _probe: &Probe, _plan: &Plan, _binding: &Binding) -> Option<u64> {
@@ -181,7 +200,7 @@ pub struct PortNeeds {
     pub etcd: bool,
     /// Port of NATS.
     pub nats: bool,
-    /// One port for each worker of the plan.
+    /// One port for each worker of the plan, below 32,768.
     pub workers: bool,
 }
 
@@ -206,7 +225,13 @@ pub fn pairs(plan: &Plan) -> Vec<Pair> {
 #[must_use]
 pub fn adapter(plan: &Plan) -> Box<dyn Adapter> {
     match plan.engine {
-        EngineKind::Cpu | EngineKind::Modeled | EngineKind::DynamoTrtllm => Box::new(tandem::Tandem),
+        EngineKind::Cpu | EngineKind::Modeled => Box::new(tandem::Tandem),
+        EngineKind::DynamoTrtllm => Box::new(dynamo_trtllm::TRTLLM),
+        EngineKind::DynamoMocker => Box::new(dynamo_mocker::MOCKER),
+        EngineKind::DynamoVllm => Box::new(dynamo_vllm::VLLM),
+        EngineKind::DynamoSglang => Box::new(dynamo_sglang::SGLANG),
+        EngineKind::TrtllmServe => Box::new(trtllm_serve::TrtllmServe),
+        EngineKind::External => Box::new(external::External),
     }
 }
 

@@ -52,7 +52,7 @@ impl Adapter for Tandem {
         Ok(plan.workers.iter().map(step).collect())
     }
 
-    fn health(&self, probe: &Probe, _plan: &Plan) -> Result<Health, String> {
+    fn health(&self, probe: &Probe, _plan: &Plan, _binding: &Binding) -> Result<Health, String> {
         let body = probe.get_json("/health")?;
         let ready = |phase: Phase| -> Result<u32, String> {
             let n = body["workers"][phase.to_string()]["ready"].as_u64().ok_or_else(|| format!("/health lacks workers.{phase}.ready"))?;

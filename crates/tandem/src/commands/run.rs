@@ -16,7 +16,7 @@ use tandem_launch::{Deployment, EventLog, Exited, LaunchError, LaunchOptions};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
 use tandem_metrics::{Reason, Verdict};
-use tandem_plan::{Phase, Plan};
+use tandem_plan::{LoadPoint, Phase, Plan};
 use tandem_recipe::render_configs;
 
 use super::manifest;
@@ -210,16 +210,19 @@ impl<'a> Run<'a> {
             self.events.emit("telemetry_started", json!({"sources": session.sources, "notes": session.notes()}));
         }
         for (index, point) in self.plan.load.points.clone().into_iter().enumerate() {
-            let ask = Ask {
+            let mut ask = Ask {
                 telemetry: self.args.telemetry.clone(),
                 session: session.clone(),
                 ..Ask::of_plan(&self.plan, deployment.url(), point, Duration::from_secs(self.args.grace), api_key())
             };
+            let fields = engines::adapter(&self.plan).request_fields(&self.plan);
+            ask.extra_inputs.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
             let job = match Point::new(&ask, index, self.folder.root(), &self.folder.path("logs/bench.log")) {
                 Ok(job) => job,
                 Err(failure) => return Some(Ended::Failed(failure)),
             };
             self.events.emit("point_started", json!({"concurrency": point.concurrency, "n_requests": point.n_requests}));
+            let prefilled_before = deployment.n_prefilled(&self.plan).await;
             let stop = Arc::new(StopSignal::new());
             let mut ended = None;
             let mut load = tokio::task::spawn_blocking({
@@ -252,6 +255,10 @@ impl<'a> Run<'a> {
                 // The requests of a process that died fail before its end is seen.
                 ended = deployment.died_just_now().await.map(|exited| Ended::Died(Box::new(exited)));
             }
+            if all_well {
+                let prefilled = deployment.n_prefilled(&self.plan).await;
+                self.client_reasons.extend(not_disaggregated(point, prefilled_before.zip(prefilled)));
+            }
             match measured {
                 Ok(measured) => {
                     self.events.emit("point_ended", measured.event);
@@ -275,13 +282,7 @@ impl<'a> Run<'a> {
             Ended::Interrupted => Failure::message(Exit::Interrupted, "interrupted; everything was torn down"),
             Ended::TimeLimit => Failure::message(Exit::Incomplete, "stopped before the job's time limit; what was measured is there")
                 .with_hint("ask for more time with --time, or for fewer requests with MULTI_ROUND"),
-            Ended::Died(exited) => {
-                let failure = Failure::message(Exit::Died, exited.to_string());
-                match exited.known {
-                    Some(known) => failure.with_hint(known.advice),
-                    None => failure,
-                }
-            }
+            Ended::Died(exited) => died(&exited),
             Ended::Failed(failure) => failure,
         });
         let context = self.context(failure.as_ref());
@@ -351,6 +352,26 @@ fn slurms_reason(exited: Box<Exited>) -> Option<Ended> {
 /// The machines of a run, as `machines.txt` holds them.
 fn machines(plan: &Plan, allocation: Option<&Allocation>) -> Vec<String> {
     allocation.map_or_else(|| vec![measure::host_name()], |allocation| allocation.used_nodes(plan).to_vec())
+}
+
+/// The death, and what is known to cause such last lines.
+fn died(exited: &Exited) -> Failure {
+    let failure = Failure::message(Exit::Died, exited.to_string());
+    match engines::explain(&exited.tail) {
+        Some(known) => failure.with_hint(format!("{}: {}", known.meaning, known.advice)),
+        None => failure,
+    }
+}
+
+/// Every request must have passed through a prefill worker; a frontend may serve without them and say nothing.
+fn not_disaggregated(point: LoadPoint, prefilled: Option<(u64, u64)>) -> Option<Reason> {
+    let (before, after) = prefilled?;
+    let (served, sent) = (after.saturating_sub(before), u64::from(point.n_requests) + u64::from(point.n_warmup));
+    (served < sent).then(|| Reason {
+        verdict: Verdict::Invalid,
+        code: "not_disaggregated",
+        message: format!("prefill workers served {served} of {sent} requests: the rest was computed elsewhere"),
+    })
 }
 
 fn launch_ended(error: LaunchError) -> Ended {
