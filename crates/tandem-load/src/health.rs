@@ -26,6 +26,8 @@ pub struct ClientHealth {
     pub in_flight_peak: u32,
     /// How late scheduled requests were sent: the mean and the worst. Zero in a closed loop.
     pub schedule_lag: (Nanos, Nanos),
+    /// Share of the machine's CPU time that a hypervisor gave to others meanwhile, where the system says.
+    pub steal_share: Option<f64>,
 }
 
 impl ClientHealth {
@@ -58,14 +60,24 @@ impl ClientHealth {
     #[must_use]
     pub fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        let mut doubt = |code, message| reasons.push(Reason { verdict: Verdict::Suspect, code, message });
+        let mut reason = |verdict, code, message| reasons.push(Reason { verdict, code, message });
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         let busy = self.receive_utilisation();
-        if busy > MAX_UTILISATION {
-            doubt(
-                "client_bound",
-                format!("the client's receive thread was busy {} of the time: it may limit what was measured", percent(busy)),
-            );
+        if busy > SATURATED {
+            let message = format!("client-bound: the client's receive thread was busy {} of the time, so it set the pace", percent(busy));
+            reason(Verdict::Invalid, "client_bound", message);
+        } else if busy > MAX_UTILISATION {
+            let message = format!("the client's receive thread was busy {} of the time: it may limit what was measured", percent(busy));
+            reason(Verdict::Suspect, "client_bound", message);
+        }
+        let mut doubt = |code, message| reason(Verdict::Suspect, code, message);
+        if let Some(stolen) = self.steal_share.filter(|s| *s > MAX_STEAL_SHARE) {
+            doubt("cpu_steal", format!("the hypervisor gave {} of the client's CPU time to others", percent(stolen)));
+        }
+        // With a cap, lateness is what the cap is for.
+        let late = self.schedule_lag.0;
+        if self.in_flight_nominal.is_none() && late > MAX_SCHEDULE_LAG {
+            doubt("late_sends", format!("requests were sent {:.1} ms after they were due, on average", late.as_secs_f64() * 1e3));
         }
         let waited = self.cpu_wait_share();
         if waited > MAX_CPU_WAIT_SHARE {
@@ -105,6 +117,12 @@ impl ClientHealth {
 
 /// A receive thread that is busier than this may be what limits the load.
 const MAX_UTILISATION: f64 = 0.9;
+/// A receive thread that is busier than this has nothing left: the load cannot have been larger, whatever the server did.
+const SATURATED: f64 = 0.98;
+/// More stolen CPU time than this delays whatever runs.
+const MAX_STEAL_SHARE: f64 = 0.05;
+/// Requests of an uncapped schedule that leave later than this on average make another load.
+const MAX_SCHEDULE_LAG: Nanos = Nanos::from_millis(5);
 /// A receive thread that waits longer than this for a CPU reads late.
 const MAX_CPU_WAIT_SHARE: f64 = 0.1;
 /// More clumped chunks than this are more than bad luck.
@@ -312,6 +330,33 @@ pub(crate) fn thread_cpu_wait() -> Option<Duration> {
     stat.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
+/// CPU time of the machine since it started, as the kernel counts it: all of it, and what a hypervisor took (clock ticks).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MachineCpu {
+    total: u64,
+    stolen: u64,
+}
+
+impl MachineCpu {
+    /// As it stands; `None` where the system does not say.
+    pub(crate) fn now() -> Option<Self> {
+        Self::parse(&std::fs::read_to_string("/proc/stat").ok()?)
+    }
+
+    /// From `/proc/stat`, whose first line is user, nice, system, idle, iowait, irq, softirq, steal, and guests, which user holds too.
+    fn parse(stat: &str) -> Option<Self> {
+        let line = stat.lines().next()?.strip_prefix("cpu ")?;
+        let ticks: Vec<u64> = line.split_ascii_whitespace().take(8).map_while(|t| t.parse().ok()).collect();
+        Some(Self { total: ticks.iter().sum(), stolen: *ticks.get(7)? })
+    }
+
+    /// Share that was stolen since `before`.
+    pub(crate) fn steal_since(self, before: Self) -> Option<f64> {
+        let total = self.total.checked_sub(before.total).filter(|n| *n > 0)?;
+        Some(self.stolen.saturating_sub(before.stolen) as f64 / total as f64)
+    }
+}
+
 /// Lets the calling thread run before others, if the system permits; true when it does.
 #[cfg(target_os = "linux")]
 pub(crate) fn raise_thread_priority() -> bool {
@@ -352,10 +397,20 @@ mod tests {
             in_flight_mean: 1.0,
             in_flight_peak: 1,
             schedule_lag: (Nanos::ZERO, Nanos::ZERO),
+            steal_share: Some(0.0),
         };
         let codes = |h: ClientHealth| h.reasons().into_iter().map(|r| r.code).collect::<Vec<_>>();
         assert_eq!(codes(good.clone()), [""; 0]);
         assert_eq!(codes(ClientHealth { cpu: vec![(RECEIVE_THREAD, Duration::from_millis(950))], ..good.clone() }), ["client_bound"]);
+        let saturated = ClientHealth { cpu: vec![(RECEIVE_THREAD, Duration::from_millis(990))], ..good.clone() };
+        assert_eq!(saturated.reasons()[0].verdict, Verdict::Invalid);
+        assert!(saturated.reasons()[0].message.starts_with("client-bound"));
+        let two = vec![(RECEIVE_THREAD, Duration::from_millis(100)), (RECEIVE_THREAD, Duration::from_millis(950))];
+        assert_eq!(codes(ClientHealth { cpu: two, ..good.clone() }), ["client_bound"], "the busier of two counts");
+        assert_eq!(codes(ClientHealth { steal_share: Some(0.06), ..good.clone() }), ["cpu_steal"]);
+        let late = ClientHealth { schedule_lag: (Nanos::from_millis(6), Nanos::from_millis(9)), ..good.clone() };
+        assert_eq!(codes(late.clone()), [""; 0], "a cap may hold requests back");
+        assert_eq!(codes(ClientHealth { in_flight_nominal: None, ..late }), ["late_sends"]);
         assert_eq!(codes(ClientHealth { n_clumped_chunks: 60, ..good.clone() }), ["clumped_reads"]);
         let receive = |change: fn(&mut ReceiveHealth)| {
             let mut h = good.clone();
@@ -364,6 +419,16 @@ mod tests {
         };
         assert_eq!(receive(|r| r.cpu_wait = Some(Duration::from_millis(200))), ["client_starved"]);
         assert_eq!(receive(|r| r.n_decoder_waits = 1), ["decoder_behind"]);
+    }
+
+    #[test]
+    fn stolen_time_is_a_share_of_all_time_between_two_readings() {
+        let at = |line: &str| MachineCpu::parse(line).unwrap();
+        let (before, after) = (at("cpu  10 0 10 70 0 0 0 10 5 5\ncpu0 1"), at("cpu  20 0 20 140 0 0 0 20 9 9\n"));
+        assert_eq!(after.steal_since(before), Some(0.1));
+        assert_eq!(before.steal_since(before), None);
+        assert_eq!(MachineCpu::parse("cpu  1 2 3\n"), None);
+        assert_eq!(MachineCpu::parse("intr 1\n"), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::decode::assemble::{Common, count_output};
 use crate::decode::thread::{Received, decode};
 use crate::error::LoadError;
 use crate::health::{
-    ClientHealth, DECODE_THREAD, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, raise_thread_priority, thread_cpu,
+    ClientHealth, DECODE_THREAD, MachineCpu, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, raise_thread_priority, thread_cpu,
     thread_cpu_wait,
 };
 use crate::pacing::Load;
@@ -86,10 +86,12 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
     };
     let common = Common { isl: spec.isl, osl: spec.osl, keep_text: true };
     let clock = Clock::start();
+    let machine_before = MachineCpu::now();
     let (received, mut health) = run_threads(spec, config, clock, requests, common, progress, stop)?;
     let records = finish_records(received, &*texts);
     health.schedule_lag = schedule_lag(&records, spec);
     (health.in_flight_mean, health.in_flight_peak) = in_flight(&records);
+    health.steal_share = machine_before.and_then(|before| MachineCpu::now()?.steal_since(before));
     health.in_flight_nominal = spec.load.max_in_flight.and_then(|n| u32::try_from(n).ok());
     Ok(LoadReport {
         n_isl_mismatches: isl_mismatches(&records, spec, &*texts),
@@ -173,6 +175,7 @@ fn run_threads(
         in_flight_mean: 0.0,
         in_flight_peak: 0,
         schedule_lag: (Nanos::ZERO, Nanos::ZERO),
+        steal_share: None,
     };
     Ok((all, health))
 }

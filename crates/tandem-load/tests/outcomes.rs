@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use scripted::{LAST_CHUNK, STREAM_HEAD, Server, Then, chunked, content, event, good_answer, put};
 use tandem_load::{ByteTexts, LoadReport, LoadSpec, NoProgress, StopSignal, run};
-use tandem_metrics::FailureKind;
+use tandem_metrics::{ChunkKind, FailureKind};
 use tandem_plan::Nanos;
 
 #[allow(clippy::unwrap_used, reason = "a helper of tests")]
@@ -83,6 +83,80 @@ fn faults_of_the_answer_have_their_outcomes_and_good_requests_between_them_are_u
             assert!(record.outcome.is_ok(), "after {}: {:?}", faults[i / 2].0, record.outcome);
         }
     }
+}
+
+#[test]
+fn an_event_cut_in_half_and_a_reset_keep_the_output_that_came_before() {
+    let server = Server::start(|request, stream| {
+        put(stream, STREAM_HEAD);
+        put(stream, &chunked(&content("x")));
+        match index(&request.id) {
+            // The chunk that holds half an event is whole, so only the event's end is missing.
+            0 => put(stream, &chunked("data: {\"choices\":[{\"del")),
+            // Unread bytes make the close a reset.
+            1 => socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO)).unwrap(),
+            _ => {
+                put(stream, &chunked(&scripted::ending(24, 1)));
+                put(stream, LAST_CHUNK);
+                return Then::Keep;
+            }
+        }
+        Then::Close
+    });
+    let report = go(&server.url(), 6, |_| {});
+    assert_eq!(report.records.len(), 6);
+    for record in &report.records {
+        let wanted = (record.index < 2).then_some(FailureKind::Truncated);
+        assert_eq!(record.outcome.failure(), wanted, "{}: {:?}", record.index, record.outcome);
+        // A reset may overtake what was sent before it.
+        assert!(record.chunks.len() == 1 || record.index == 1);
+    }
+}
+
+#[test]
+fn reasoning_and_continuous_usage_are_counted_in_tokens_and_not_in_chunks() {
+    // Eight tokens a chunk, the first two chunks reasoning, usage in each: the first token is the reasoning's.
+    let server = Server::start(|request, stream| {
+        put(stream, STREAM_HEAD);
+        for i in 1..=4 {
+            let name = if i <= 2 { "reasoning_content" } else { "content" };
+            let usage = format!(r#""usage":{{"prompt_tokens":24,"completion_tokens":{}}}"#, 8 * i);
+            put(stream, &chunked(&event(&format!(r#"{{"choices":[{{"delta":{{"{name}":"a b c d e f g h"}}}}],{usage}}}"#))));
+        }
+        put(stream, &chunked(&scripted::ending(scripted::prompt_len(request), 32)));
+        put(stream, LAST_CHUNK);
+        Then::Keep
+    });
+    let report = go(&server.url(), 4, |_| {});
+    for record in &report.records {
+        assert!(record.outcome.is_ok(), "{:?}", record.outcome);
+        let chunks: Vec<_> = record.chunks.iter().map(|c| (c.n_tokens, c.kind)).collect();
+        let (thought, said) = ((Some(8), ChunkKind::Reasoning), (Some(8), ChunkKind::Content));
+        assert_eq!(chunks, [thought, thought, said, said]);
+        assert_eq!(record.osl.server, Some(32));
+    }
+}
+
+#[test]
+fn usage_that_cannot_be_is_taken_as_the_servers_word_and_never_breaks_a_count() {
+    // Counts that fall, stand still, and a prompt length that was not sent.
+    let server = Server::start(|_, stream| {
+        put(stream, STREAM_HEAD);
+        for n in [5, 5, 2, 9] {
+            let usage = format!(r#""usage":{{"prompt_tokens":7,"completion_tokens":{n}}}"#);
+            put(stream, &chunked(&event(&format!(r#"{{"choices":[{{"delta":{{"content":"x"}}}}],{usage}}}"#))));
+        }
+        put(stream, &chunked(&scripted::ending(7, 9)));
+        put(stream, LAST_CHUNK);
+        Then::Keep
+    });
+    let report = go(&server.url(), 3, |_| {});
+    for record in &report.records {
+        assert!(record.outcome.is_ok());
+        assert_eq!(record.chunks.iter().map(|c| c.n_tokens).collect::<Vec<_>>(), [Some(5), None, None, Some(7)]);
+        assert_eq!((record.osl.server, record.isl.server), (Some(9), Some(7)));
+    }
+    assert_eq!(report.n_isl_mismatches, 3, "the wrong prompt length is reported");
 }
 
 #[test]

@@ -250,6 +250,11 @@ fn health_json(health: &ClientHealth) -> Value {
             "in_flight_peak": health.in_flight_peak,
             "n_receive_threads": health.n_receive_threads(),
             "receive_utilisation": health.receive_utilisation(),
+            "cpu_wait_share": health.cpu_wait_share(),
+            "cpu_steal_share": health.steal_share,
+            "schedule_lag_mean_ms": health.schedule_lag.0.as_secs_f64() * 1e3,
+            "schedule_lag_max_ms": health.schedule_lag.1.as_secs_f64() * 1e3,
+            "stamp_lag_p99_us": health.receive.read_lag.quantile(0.99).as_secs_f64() * 1e6,
             "cpu_s": health.cpu_total().as_secs_f64(),
             "wall_s": health.wall.as_secs_f64(),
         }
