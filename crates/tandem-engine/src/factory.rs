@@ -16,10 +16,8 @@ use crate::modeled::ModeledEngine;
 pub fn build_engine(plan: &Plan, worker: &WorkerPlan) -> Result<Box<dyn Engine>, EngineError> {
     match plan.engine {
         EngineKind::Cpu => Ok(Box::new(build_cpu(plan, worker)?)),
-        EngineKind::Modeled => {
-            check_single_rank("modeled", worker)?;
-            Ok(Box::new(ModeledEngine::new(plan.model.modeled, &worker.kv, plan.model.config.vocab_size)))
-        }
+        // Its costs are those of a step of the whole worker, over however many ranks the plan spreads it.
+        EngineKind::Modeled => Ok(Box::new(ModeledEngine::new(plan.model.modeled, &worker.kv, plan.model.config.vocab_size))),
         other => Err(EngineError::Unsupported {
             engine: other.name(),
             reason: "its workers are started on a cluster, not in this process".into(),
@@ -28,7 +26,7 @@ pub fn build_engine(plan: &Plan, worker: &WorkerPlan) -> Result<Box<dyn Engine>,
 }
 
 fn build_cpu(plan: &Plan, worker: &WorkerPlan) -> Result<CpuEngine, EngineError> {
-    check_single_rank("cpu", worker)?;
+    check_single_rank(worker)?;
     let unsupported = |reason: String| Err(EngineError::Unsupported { engine: "cpu", reason });
     if worker.eplb_slots > 0 {
         return unsupported(format!(
@@ -58,12 +56,12 @@ fn drafts(plan: &Plan, worker: &WorkerPlan) -> u32 {
 }
 
 /// Refuses layouts of several ranks.
-fn check_single_rank(engine: &'static str, worker: &WorkerPlan) -> Result<(), EngineError> {
+fn check_single_rank(worker: &WorkerPlan) -> Result<(), EngineError> {
     let ParallelLayout { tp, pp, ep, .. } = worker.layout;
     if (tp, pp, ep) != (1, 1, 1) {
         let reason =
             format!("{} is spread over ranks (TP {tp}, PP {pp}, EP {ep}); this engine runs on one rank (TP 1, PP 1, EP 1)", worker.name);
-        return Err(EngineError::Unsupported { engine, reason });
+        return Err(EngineError::Unsupported { engine: "cpu", reason });
     }
     Ok(())
 }

@@ -29,7 +29,7 @@ pub enum LaunchError {
     },
     /// A process ended although nobody asked it to.
     #[error("{0}")]
-    Died(Exited),
+    Died(Box<Exited>),
     /// The deployment was not ready in time.
     #[error("the deployment was not ready within {seconds} s: {state}")]
     NotReady {
@@ -48,6 +48,9 @@ pub enum LaunchError {
         /// What was wrong.
         reason: String,
     },
+    /// The Slurm job is not what the plan needs.
+    #[error("the allocation does not fit: {0}")]
+    Allocation(String),
     /// The plan needs another backend than this machine.
     #[error("this plan cannot run on this machine: {0}")]
     Unsupported(String),

@@ -4,17 +4,20 @@
 //! themselves and announce. Each child is in a process group of its own and watches its
 //! standard input, so that it ends with the launcher even when that is killed.
 //!
-//! Reading order: `engines` (what each engine needs, as data), `local` (a deployment on this machine), `process` (one child), `probe`
-//! (health and canaries over HTTP), `events` (the run's `events.jsonl`), `logs` (tails, cuts).
+//! Reading order: `engines` (what each engine needs, as data), `local` (a deployment: children of this process, on this machine or as steps of
+//! a Slurm job), `process` (one child), `probe` (health and canaries over HTTP), `slurm` (allocation, steps, job script), `job` (the
+//! folder of a job), `events` (the run's `events.jsonl`), `logs` (tails, cuts).
 //! Not here: the load (`tandem-load`), what a Plan should be (`tandem-recipe`).
 
 pub mod engines;
 pub mod error;
 pub mod events;
+pub mod job;
 pub mod local;
 pub mod logs;
 pub mod probe;
 pub mod process;
+pub mod slurm;
 
 pub use error::LaunchError;
 pub use events::EventLog;

@@ -1,4 +1,4 @@
-//! A deployment on this machine: frontend and workers as child processes of the launcher.
+//! A deployment: frontend and workers as children of the launcher, on this machine or as steps of its Slurm job.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use crate::error::LaunchError;
 use crate::events::EventLog;
 use crate::probe::Probe;
 use crate::process::{Announcement, Exited, ProcessSpec, Processes};
+use crate::slurm::Allocation;
+use crate::slurm::text::Cancelled;
 
 /// Pause between two tries to reach a server's port.
 const PORT_INTERVAL: Duration = Duration::from_millis(20);
@@ -22,6 +24,9 @@ const FRONTEND: &str = "frontend";
 
 /// After a worker's end, that of the frontend is waited for this long: it would explain the worker's.
 const BLAME_WINDOW: Duration = Duration::from_millis(300);
+
+/// After one step's end, those of the others are waited for this long: one may know of a failed node.
+const NODE_FAILURE_WINDOW: Duration = Duration::from_millis(700);
 
 /// What the launcher needs besides the Plan.
 #[derive(Debug, Clone)]
@@ -34,6 +39,10 @@ pub struct LaunchOptions {
     pub ready_timeout: Duration,
     /// Key that the frontend asks for (handed on by the environment variable `TANDEM_API_KEY`, which children inherit).
     pub api_key: Option<String>,
+    /// Port of the frontend inside a Slurm job; 0 for one of the job's own.
+    pub http_port: u16,
+    /// The Slurm job in which the processes run as steps; none for this machine.
+    pub allocation: Option<Allocation>,
 }
 
 /// A Plan that runs.
@@ -56,11 +65,20 @@ impl Deployment {
     /// When a process cannot be started, or one ends before the next can start.
     pub async fn start(plan: &Plan, options: LaunchOptions, events: EventLog) -> Result<Self, LaunchError> {
         let adapter: Arc<dyn Adapter> = engines::adapter(plan).into();
-        if let Some(reason) = adapter.needs_cluster(plan) {
-            return Err(LaunchError::Unsupported(reason));
-        }
-        let binding = Binding::local(plan, &options.run_dir, &options.program, adapter.ports(plan))
-            .map_err(|source| LaunchError::Io { path: options.run_dir.clone(), source })?;
+        let binding = match &options.allocation {
+            Some(allocation) => {
+                let (binding, busy) = allocation.binding(plan, &options.run_dir, &options.program, options.http_port)?;
+                events.emit("ports_bound", json!({"http": binding.ports.http, "ports": format!("{:?}", binding.ports), "busy": busy}));
+                binding
+            }
+            None => {
+                if let Some(reason) = adapter.needs_cluster(plan) {
+                    return Err(LaunchError::Unsupported(reason));
+                }
+                Binding::local(plan, &options.run_dir, &options.program, adapter.ports(plan))
+                    .map_err(|source| LaunchError::Io { path: options.run_dir.clone(), source })?
+            }
+        };
         for (name, text) in adapter.files(plan, &binding) {
             write_below(&options.run_dir, &name, &text)?;
         }
@@ -78,7 +96,10 @@ impl Deployment {
 
     /// Starts one process, and waits for what the next ones need of it.
     async fn start_step(&mut self, step: &Step, deadline: Instant) -> Result<(), LaunchError> {
-        let announcement = self.processes.start(&ProcessSpec::of_step(step, &self.options.run_dir))?;
+        let announcement = self.processes.start(&match &self.options.allocation {
+            Some(allocation) => allocation.process_of(step, &self.options.run_dir),
+            None => ProcessSpec::of_step(step, &self.options.run_dir),
+        })?;
         if let Some((name, pid)) = self.processes.pids().last() {
             self.events.emit("process_started", json!({"name": name, "pid": pid}));
         }
@@ -90,7 +111,7 @@ impl Deployment {
             let open = wait_for_port(&host, port);
             tokio::select! {
                 open = timeout_at(deadline, open) => open.map_err(|_| self.not_listening(&step.name))?,
-                exited = self.processes.next_exit() => return Err(LaunchError::Died(exited)),
+                exited = self.processes.next_exit() => return Err(LaunchError::Died(Box::new(exited))),
             }
         }
         Ok(())
@@ -99,14 +120,14 @@ impl Deployment {
     async fn take_addresses(&mut self, step: &Step, announcement: Announcement, deadline: Instant) -> Result<(), LaunchError> {
         let addresses = tokio::select! {
             addresses = timeout_at(deadline, announcement.read()) => addresses,
-            exited = self.processes.next_exit() => return Err(LaunchError::Died(exited)),
+            exited = self.processes.next_exit() => return Err(LaunchError::Died(Box::new(exited))),
         };
         let addresses = match addresses {
             Ok(Some(addresses)) => addresses,
             // Its standard output ended, so it is about to be reaped: say how it ended.
             Ok(None) => {
                 let exited = timeout_at(deadline, self.processes.next_exit()).await;
-                return Err(exited.map_or_else(|_| self.not_listening(&step.name), LaunchError::Died));
+                return Err(exited.map_or_else(|_| self.not_listening(&step.name), |exited| LaunchError::Died(Box::new(exited))));
             }
             Err(_) => return Err(self.not_listening(&step.name)),
         };
@@ -130,7 +151,7 @@ impl Deployment {
         tokio::select! {
             // A death explains a failed probe better than the probe does.
             biased;
-            exited = self.died() => Err(LaunchError::Died(exited)),
+            exited = self.died() => Err(LaunchError::Died(Box::new(exited))),
             checked = check => checked,
         }?;
         self.events.emit("ready", json!({"url": self.url}));
@@ -181,16 +202,48 @@ impl Deployment {
         timeout(BLAME_WINDOW, self.died()).await.ok()
     }
 
+    /// A process that Slurm ended because a node failed, if there is one: Slurm ends all steps of the job with it, in any order.
+    pub async fn died_of_node_failure(&mut self) -> Option<Exited> {
+        let is_it = |exited: &Exited| exited.cancelled == Some(Cancelled::NodeFailure);
+        let _ = timeout(NODE_FAILURE_WINDOW, async {
+            while !self.exits.iter().any(is_it) && self.processes.next_to_stop().is_some() {
+                self.next_exit().await;
+            }
+        })
+        .await;
+        let at = self.exits.iter().position(is_it)?;
+        Some(self.exits.remove(at))
+    }
+
     async fn next_exit(&mut self) {
         let exited = self.processes.next_exit().await;
-        let fields = json!({"name": exited.name, "code": exited.code, "signal": exited.signal, "tail": exited.tail});
+        let culprit = exited.culprit.as_ref().map(|c| json!({"node": c.node, "tasks": c.tasks, "how": c.how}));
+        let cause = exited.known.map(|known| known.code);
+        let fields = json!({
+            "name": exited.name, "code": exited.code, "signal": exited.signal, "culprit": culprit, "cause": cause, "tail": exited.tail,
+        });
         self.events.emit("process_died", fields);
         self.exits.push(exited);
     }
 
     /// Ends every process and waits until all are gone.
-    pub async fn stop(self) {
-        for exited in self.processes.stop(self.adapter.stop_grace()).await {
+    pub async fn stop(mut self) {
+        let (grace, mut exits) = (self.adapter.stop_grace(), Vec::new());
+        if let Some(allocation) = self.options.allocation.clone() {
+            // SIGTERM to `srun` has Slurm kill its tasks at once; the tasks themselves must get it.
+            while let Some((order, names)) = self.processes.next_to_stop() {
+                let asking = allocation.clone();
+                let asked = tokio::task::spawn_blocking(move || asking.terminate_steps(&names));
+                match timeout(Allocation::TERMINATE_WITHIN, asked).await {
+                    Ok(Ok(Ok(()))) if self.processes.wait_for(order, grace, &mut exits).await => continue,
+                    Ok(Ok(Err(reason))) => tracing::warn!(reason, "steps cannot be asked to stop and are killed"),
+                    _ => tracing::warn!("steps did not end in time and are killed"),
+                }
+                break;
+            }
+        }
+        exits.extend(self.processes.stop(grace).await);
+        for exited in exits {
             self.events.emit("process_stopped", json!({"name": exited.name, "code": exited.code, "signal": exited.signal}));
         }
     }

@@ -12,12 +12,16 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::engines::Step;
+use crate::engines::{KnownFailure, Step, failures};
 use crate::error::LaunchError;
 use crate::logs;
+use crate::slurm::text::{Cancelled, Culprit, cancelled, culprit, is_slurms};
 
 /// Lines of the log that an [`Exited`] carries.
 const TAIL_LINES: usize = 12;
+
+/// Lines at the end of a log in which the reason of an end is looked for.
+const REASON_LINES: usize = 200;
 
 /// How to start a process.
 #[derive(Debug, Clone)]
@@ -34,6 +38,8 @@ pub struct ProcessSpec {
     pub announces: bool,
     /// Variables to set.
     pub env: Vec<(String, String)>,
+    /// Whether it gets these variables only, and none of the launcher's.
+    pub clear_env: bool,
     /// Variables to remove.
     pub unset: Vec<&'static str>,
     /// Processes are told to end in rising order.
@@ -52,6 +58,7 @@ impl ProcessSpec {
             log: run_dir.join(&step.log),
             announces: step.announces,
             env: step.env.clone(),
+            clear_env: false,
             unset: step.unset.clone(),
             stop_order: step.stop_order,
         }
@@ -71,6 +78,12 @@ pub struct Exited {
     pub log: PathBuf,
     /// The last lines of its log.
     pub tail: Vec<String>,
+    /// Which task on which node ended first, when it was a step of a Slurm job.
+    pub culprit: Option<Culprit>,
+    /// Why Slurm itself ended it, if Slurm did.
+    pub cancelled: Option<Cancelled>,
+    /// What its log means, if that is known.
+    pub known: Option<&'static KnownFailure>,
 }
 
 impl fmt::Display for Exited {
@@ -79,6 +92,13 @@ impl fmt::Display for Exited {
             (Some(code), _) => write!(f, "{} ended with exit code {code}", self.name)?,
             (None, Some(signal)) => write!(f, "{} was ended by signal {signal}", self.name)?,
             (None, None) => write!(f, "{} ended", self.name)?,
+        }
+        if let Some(culprit) = &self.culprit {
+            let tasks = culprit.tasks.as_deref().map_or_else(String::new, |tasks| format!(" {tasks}"));
+            write!(f, " ({}{tasks}: {})", culprit.node, culprit.how)?;
+        }
+        if let Some(known) = self.known {
+            write!(f, ": {}", known.meaning)?;
         }
         write!(f, "; last lines of {}:", self.log.display())?;
         if self.tail.is_empty() {
@@ -123,6 +143,9 @@ impl Processes {
         let spawn = || -> std::io::Result<Child> {
             let stdout = if spec.announces { Stdio::piped() } else { Stdio::from(log.try_clone()?) };
             let mut command = Command::new(&spec.program);
+            if spec.clear_env {
+                command.env_clear();
+            }
             for name in &spec.unset {
                 command.env_remove(name);
             }
@@ -162,6 +185,18 @@ impl Processes {
                 None => std::future::pending().await,
             }
         }
+    }
+
+    /// Names of those that are told to end next, and their stop order.
+    #[must_use]
+    pub(crate) fn next_to_stop(&self) -> Option<(u8, Vec<String>)> {
+        let first = self.orders.iter().map(|(_, order)| *order).min()?;
+        Some((first, self.orders.iter().filter(|(_, order)| *order == first).map(|(name, _)| name.clone()).collect()))
+    }
+
+    /// Waits, at most for `within`, until those of `order` have ended, and says whether they have; how they ended goes to `exits`.
+    pub(crate) async fn wait_for(&mut self, order: u8, within: Duration, exits: &mut Vec<Exited>) -> bool {
+        tokio::time::timeout(within, self.drain(order, exits)).await.is_ok()
     }
 
     /// Ends everything, one stop order after the other: SIGTERM, and SIGKILL for what still runs after `grace`. Returns how each ended.
@@ -213,9 +248,18 @@ async fn own(mut child: Child, name: String, log: PathBuf, stop_order: u8, mut w
             }
         }
     };
-    let tail = logs::tail(&log, TAIL_LINES);
     let (code, signal) = status.map_or((None, None), split);
-    Exited { name, code, signal, log, tail }
+    explain(name, code, signal, log)
+}
+
+/// What a process and its log say about its end. Slurm's own lines are read, not shown: they bury the server's last words.
+fn explain(name: String, code: Option<i32>, signal: Option<i32>, log: PathBuf) -> Exited {
+    let lines = logs::tail(&log, REASON_LINES);
+    let (culprit, cancelled, known) = (culprit(&lines), cancelled(&lines), failures::explain(&lines));
+    let own: Vec<&String> = lines.iter().filter(|line| !is_slurms(line)).collect();
+    let shown = if own.is_empty() { lines.iter().collect() } else { own };
+    let tail = shown[shown.len().saturating_sub(TAIL_LINES)..].iter().map(ToString::to_string).collect();
+    Exited { name, code, signal, log, tail, culprit, cancelled, known }
 }
 
 fn signal_group(child: &Child, signal: Signal) {
@@ -261,6 +305,7 @@ mod tests {
             log: dir.path().join(format!("{name}.log")),
             announces,
             env: Vec::new(),
+            clear_env: false,
             unset: Vec::new(),
             stop_order: 0,
         }
@@ -280,6 +325,30 @@ mod tests {
         assert_eq!(exited.tail, ["one", "two"]);
         let text = exited.to_string();
         assert!(text.starts_with("prefill-0 ended with exit code 7"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_first_task_and_the_known_cause_are_named_and_the_server_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut processes = Processes::default();
+        let script = "echo 'CUDA out of memory'; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13; do echo \"srun: error: n2: tasks $i: Killed\"; done; \
+            echo 'srun: error: n1: task 3: Exited with exit code 9'; exit 137";
+        processes.start(&shell(&dir, "prefill-0", script, false)).unwrap();
+        let exited = soon(processes.next_exit()).await;
+        assert_eq!(exited.tail, ["CUDA out of memory"]);
+        let text = exited.to_string();
+        assert!(text.starts_with("prefill-0 ended with exit code 137 (n1 task 3: Exited with exit code 9): a device ran out"), "{text}");
+        assert!(exited.known.is_some_and(|known| known.advice.contains("CTX_MAX_NUM_TOKENS")));
+    }
+
+    #[tokio::test]
+    async fn a_process_may_have_an_environment_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut processes = Processes::default();
+        let mut spec = shell(&dir, "w", "echo HOME=$HOME ONLY=$ONLY", false);
+        (spec.clear_env, spec.env) = (true, vec![("ONLY".into(), "this".into())]);
+        processes.start(&spec).unwrap();
+        assert_eq!(soon(processes.next_exit()).await.tail, ["HOME= ONLY=this"]);
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ pub use planner::plans;
 pub use recipe::{Inputs, Recipe, RecipeSource, TextFile, load_recipe};
 pub use reference::knob_reference_markdown;
 pub use render::{render_configs, render_configs_in};
-pub use site::Cluster;
+pub use site::{Cluster, slurm_facts};
 pub use table::plan_table;
 pub use value::Value;
 pub use variant::{Sketch, SketchSide, Variant};

@@ -3,6 +3,8 @@
 //! A site file is a YAML mapping of knob names, or the `cluster_config.yaml` that the `llmb` tools write; of the latter
 //! the facts that are knobs are taken and the rest is left to the launcher.
 
+use std::collections::BTreeMap;
+
 use serde_saphyr::Spanned;
 use tandem_plan::{GpuType, Plan};
 
@@ -85,6 +87,35 @@ pub(crate) fn load(file: &TextFile) -> Result<Layer, RecipeError> {
         }
     }
     Ok(site.layer)
+}
+
+/// The scalar keys of a site file's `slurm` mapping, those of its `gpu` block over the others (null unsets one). They are options of
+/// jobs that are no knobs: `qos`, `reservation`, `gpu_request`, `mpi` …
+///
+/// # Errors
+/// When the file is no YAML mapping.
+pub fn slurm_facts(file: &TextFile) -> Result<BTreeMap<String, String>, RecipeError> {
+    fn take(facts: &mut BTreeMap<String, String>, entries: &Entries) {
+        for (key, value) in &entries.0 {
+            let key = key.trim().replace('-', "_");
+            match &value.value {
+                Raw::One(text) => drop(facts.insert(key, text.clone())),
+                Raw::Null => drop(facts.remove(&key)),
+                _ => {}
+            }
+        }
+    }
+    let mut facts = BTreeMap::new();
+    for (key, value) in Entries::parse(&file.path, &file.text)?.0 {
+        if let ("slurm", Raw::Mapping(slurm)) = (key.as_str(), &value.value) {
+            take(&mut facts, slurm);
+            let gpu = slurm.0.iter().find(|(key, _)| *key == "gpu");
+            if let Some(Raw::Mapping(gpu)) = gpu.map(|(_, value)| &value.value) {
+                take(&mut facts, gpu);
+            }
+        }
+    }
+    Ok(facts)
 }
 
 struct Site<'a> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tandem_engine::Engine;
 use tandem_kv::{KvReceiver, KvSender, KvShape};
-use tandem_plan::{Phase, Plan, WorkerPlan};
+use tandem_plan::{EngineKind, Phase, Plan, WorkerPlan};
 use tandem_sched::{SchedConfig, Scheduler};
 use tandem_wire::worker::{FromWorker, PROTOCOL_VERSION};
 use tokio::runtime::Handle;
@@ -50,7 +50,8 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), WorkerError> {
     let n_ranks = worker.layout.world_size();
-    if n_ranks != 1 {
+    // The modeled engine stands for all ranks of a worker; any other computes one.
+    if n_ranks != 1 && plan.engine != EngineKind::Modeled {
         return Err(WorkerError::Layout { name: worker.name.clone(), n_ranks });
     }
     let (commands, inbox_commands) = mpsc::channel(N_COMMANDS);

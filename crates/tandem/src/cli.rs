@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
+use crate::cli_jobs::{CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, WatchArgs};
 use crate::network_args::NetworkArgs;
 use crate::selftest_args::LoadCommand;
 use crate::telemetry_args::TelemetryArgs;
@@ -57,6 +58,25 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// List the built-in recipes
     List,
+    /// Run a recipe as a Slurm job: write a complete job folder, submit it
+    Submit(Box<SubmitArgs>),
+    /// Say where jobs are: what they wrote themselves, then what Slurm says
+    Status(StatusArgs),
+    /// Follow a job until it has ended
+    Watch(WatchArgs),
+    /// Show the log of a server of a job or run
+    Logs(LogsArgs),
+    /// End a job; it writes what was measured so far
+    Cancel(CancelArgs),
+    /// Submit a job that has ended once more, into a folder of its own
+    Retry(RetryArgs),
+    /// List the jobs that were submitted from this installation
+    History(HistoryArgs),
+    /// Repeat a run from its plan and manifest, into a folder of its own
+    Rerun(RerunArgs),
+    /// Run a job folder inside its allocation (the job script calls this)
+    #[command(hide = true)]
+    Orchestrate(OrchestrateArgs),
     /// Predict measured rows (CSV) and show by how much the predictions are off
     Evaluate(EvaluateArgs),
     /// Search knobs for the frontier of throughput per GPU against throughput per user, predicted or measured
@@ -293,6 +313,10 @@ pub(crate) struct WorkerArgs {
     /// Control address of the frontend (default: the plan's)
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) frontend: Option<String>,
+    /// Rank of this process, from this environment variable. The embedded engine computes a worker in one process: ranks
+    /// above 0 only hold their place
+    #[arg(long, value_name = "VARIABLE", hide = true)]
+    pub(crate) rank_from: Option<String>,
     /// Listen for KV transfers here
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     pub(crate) kv: String,

@@ -32,6 +32,24 @@ pub(crate) enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// The exit whose number is `code`, as a job wrote it into its result.
+    pub(crate) fn of(code: u8) -> Self {
+        let all = [
+            Exit::Usage,
+            Exit::Recipe,
+            Exit::Infeasible,
+            Exit::NotReady,
+            Exit::Died,
+            Exit::Incomplete,
+            Exit::CheckFailed,
+            Exit::Artifact,
+            Exit::Interrupted,
+        ];
+        all.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Exit::Bug)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)

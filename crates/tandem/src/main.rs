@@ -4,6 +4,7 @@
 //! Standard output carries results only; everything else goes to standard error.
 
 mod cli;
+mod cli_jobs;
 mod commands;
 mod exit;
 mod network_args;
@@ -41,6 +42,15 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::compare(&args),
         Command::List => commands::list::list(),
         Command::Simulate(args) => commands::simulate::simulate(&args),
+        Command::Submit(args) => commands::submit::submit(&args),
+        Command::Status(args) => commands::status::status(&args),
+        Command::Watch(args) => commands::status::watch(&args),
+        Command::Logs(args) => commands::logs::logs(&args),
+        Command::Cancel(args) => commands::cancel::cancel(&args),
+        Command::Retry(args) => commands::retry::retry(&args),
+        Command::History(args) => commands::history::history(&args),
+        Command::Rerun(args) => commands::retry::rerun(&args),
+        Command::Orchestrate(args) => commands::orchestrate::orchestrate(&args),
         Command::Evaluate(args) => commands::evaluate::evaluate(&args),
         Command::Explore(args) => commands::explore::explore(args),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args),
@@ -61,7 +71,7 @@ fn report(failure: &Failure) -> ExitCode {
 
 /// Log lines go to standard error. The processes of a deployment say what happens (info), the others what is wrong (warn).
 fn init_logging(cli: &Cli) -> Result<(), Failure> {
-    let default = if matches!(cli.command, Command::Serve(_) | Command::Worker(_)) { "info" } else { "warn" };
+    let default = if matches!(cli.command, Command::Serve(_) | Command::Worker(_) | Command::Orchestrate(_)) { "info" } else { "warn" };
     let directives = cli.log.as_deref().unwrap_or(default);
     let filter = EnvFilter::try_new(directives).map_err(|e| Failure::message(Exit::Usage, format!("--log {directives}: {e}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);

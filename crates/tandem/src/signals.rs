@@ -1,4 +1,4 @@
-//! Interrupts: ctrl-C, SIGTERM, and a standard input that closes.
+//! Interrupts: ctrl-C, SIGTERM, the SIGUSR1 with which Slurm announces the time limit, and a standard input that closes.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -10,13 +10,36 @@ use crate::exit::{Exit, Failure, OrExit};
 pub(crate) struct Interrupts {
     int: tokio::signal::unix::Signal,
     term: tokio::signal::unix::Signal,
+    usr1: tokio::signal::unix::Signal,
+}
+
+/// What an interrupt means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interrupt {
+    /// Somebody wants it to end.
+    Stop,
+    /// The time limit of the job is near.
+    TimeLimit,
 }
 
 impl Interrupts {
     /// Must be called inside a runtime.
     pub(crate) fn install() -> Result<Self, Failure> {
         let listen = |kind| signal(kind).or_exit(Exit::Bug);
-        Ok(Interrupts { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+        Ok(Interrupts {
+            int: listen(SignalKind::interrupt())?,
+            term: listen(SignalKind::terminate())?,
+            usr1: listen(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Pends until the next one of either kind. Safe to cancel.
+    pub(crate) async fn next_kind(&mut self) -> Interrupt {
+        tokio::select! {
+            _ = self.int.recv() => Interrupt::Stop,
+            _ = self.term.recv() => Interrupt::Stop,
+            _ = self.usr1.recv() => Interrupt::TimeLimit,
+        }
     }
 
     /// Pends until the next one. Safe to cancel.

@@ -46,6 +46,8 @@ pub struct Binding {
     pub control: Option<Address>,
     /// Whether processes end when their standard input closes: the local launcher holds a pipe, a job step has none.
     pub stop_with_stdin: bool,
+    /// Whether each process is a step of a job, started once for each rank, with addresses that other nodes reach.
+    pub in_job: bool,
 }
 
 impl Binding {
@@ -79,6 +81,7 @@ impl Binding {
             ports,
             control: None,
             stop_with_stdin: true,
+            in_job: false,
         })
     }
 

@@ -26,6 +26,10 @@ impl Adapter for Tandem {
         let mut argv = vec![binding.program.display().to_string()];
         argv.extend(args(&["serve", "--plan", &binding.plan_path(), "--announce"]));
         argv.extend(binding.stop_with_stdin.then(|| "--stop-with-stdin".to_owned()));
+        if let Some(control) = binding.control.as_ref().filter(|_| binding.in_job) {
+            let http = format!("{}:{}", binding.address(plan.frontend.node), binding.ports.http);
+            argv.extend(args(&["--http", &http, "--control", &control.to_string()]));
+        }
         let step = Step::new("frontend", Role::Frontend, plan.frontend.node, argv, FRONTEND_LOG);
         Ok(vec![Step { announces: true, ..step }])
     }
@@ -37,7 +41,13 @@ impl Adapter for Tandem {
             let mut argv = vec![binding.program.display().to_string()];
             argv.extend(args(&["worker", "--plan", &binding.plan_path(), "--name", &worker.name, "--frontend", &control]));
             argv.extend(binding.stop_with_stdin.then(|| "--stop-with-stdin".to_owned()));
-            Step::worker(worker, argv)
+            if !binding.in_job {
+                return Step::worker(worker, argv);
+            }
+            // The job holds a place for each rank; the engine computes a worker in the process of rank 0.
+            let first = worker.ranks.first().map_or(0, |rank| rank.node);
+            argv.extend(args(&["--kv", &format!("{}:0", binding.address(first)), "--rank-from", "SLURM_PROCID"]));
+            Step { n_tasks: worker.layout.world_size(), ..Step::worker(worker, argv) }
         };
         Ok(plan.workers.iter().map(step).collect())
     }

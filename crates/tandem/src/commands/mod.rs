@@ -2,19 +2,27 @@
 
 pub(crate) mod calibrate;
 mod calibrate_engine;
+pub(crate) mod cancel;
 pub(crate) mod compare;
 pub(crate) mod evaluate;
 pub(crate) mod explore;
+pub(crate) mod history;
 pub(crate) mod list;
 pub(crate) mod load;
+pub(crate) mod logs;
+pub(crate) mod orchestrate;
 pub(crate) mod plan;
 pub(crate) mod report;
+pub(crate) mod retry;
 pub(crate) mod run;
 pub(crate) mod selftest;
 pub(crate) mod serve;
 pub(crate) mod simulate;
+pub(crate) mod status;
+pub(crate) mod submit;
 pub(crate) mod worker;
 
+mod manifest;
 mod measure;
 mod progress;
 mod recipe;

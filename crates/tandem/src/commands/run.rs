@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tandem_launch::engines::{self, worker_log};
+use tandem_launch::slurm::Allocation;
+use tandem_launch::slurm::text::Cancelled;
 use tandem_launch::{Deployment, EventLog, Exited, LaunchError, LaunchOptions};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
@@ -17,6 +19,7 @@ use tandem_metrics::{Reason, Verdict};
 use tandem_plan::{LoadPoint, Phase, Plan};
 use tandem_recipe::render_configs;
 
+use super::manifest;
 use super::measure::{self, Ask, Point};
 use super::progress::say;
 use super::recipe::{load, plans_of};
@@ -25,7 +28,7 @@ use super::run_folder::RunFolder;
 use super::serve::api_key;
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::signals::Interrupts;
+use crate::signals::{Interrupt, Interrupts};
 use crate::telemetry_args::roles_of_plan;
 
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
@@ -54,9 +57,18 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
             if n_plans > 1 {
                 say(&format!("deployment {} of {n_plans}", i + 1));
             }
-            Run::begin(&args, plan, folder)?.drive(&mut interrupts).await?;
+            Run::begin(&args, plan, folder, None)?.drive(&mut interrupts).await?;
         }
         Ok(())
+    })
+}
+
+/// Runs one plan on this machine into a folder: a repetition of an earlier run.
+pub(crate) fn run_plan(args: &RunArgs, plan: Plan, folder: RunFolder) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
+    runtime.block_on(async {
+        let mut interrupts = Interrupts::install()?;
+        Run::begin(args, plan, folder, None)?.drive(&mut interrupts).await
     })
 }
 
@@ -72,12 +84,13 @@ fn folder_path(args: &RunArgs, plan: &Plan, index: usize, n_plans: usize) -> Pat
 /// Why a run ended before its last request.
 enum Ended {
     Interrupted,
-    Died(Exited),
+    TimeLimit,
+    Died(Box<Exited>),
     Failed(Failure),
 }
 
 /// One deployment and its folder.
-struct Run<'a> {
+pub(crate) struct Run<'a> {
     args: &'a RunArgs,
     plan: Plan,
     folder: RunFolder,
@@ -85,23 +98,26 @@ struct Run<'a> {
     started: u64,
     points: Vec<PointArtifacts>,
     client_reasons: Vec<Reason>,
+    /// The Slurm job in which it runs; none on this machine.
+    allocation: Option<Allocation>,
 }
 
 impl<'a> Run<'a> {
     /// Writes everything that is known before anything starts.
-    fn begin(args: &'a RunArgs, plan: Plan, folder: RunFolder) -> Result<Self, Failure> {
+    pub(crate) fn begin(args: &'a RunArgs, plan: Plan, folder: RunFolder, allocation: Option<Allocation>) -> Result<Self, Failure> {
         let text = serde_json::to_string_pretty(&plan).or_exit(Exit::Bug)?;
         folder.write("plan.json", text.as_bytes())?;
-        for (name, text) in render_configs(&plan, &[measure::host_name()]) {
+        for (name, text) in render_configs(&plan, &machines(&plan, allocation.as_ref())) {
             folder.write(&name, text.as_bytes())?;
         }
+        manifest::write(&folder, &plan, allocation.as_ref())?;
         let events = EventLog::create(&folder.path("events.jsonl")).or_exit(Exit::Artifact)?;
         let started = measure::wall_ns();
         events.emit("run_started", json!({"recipe": plan.recipe, "plan_hash": plan.hash(), "version": env!("CARGO_PKG_VERSION")}));
-        Ok(Run { args, plan, folder, events, started, points: Vec::new(), client_reasons: Vec::new() })
+        Ok(Run { args, plan, folder, events, started, points: Vec::new(), client_reasons: Vec::new(), allocation })
     }
 
-    async fn drive(mut self, interrupts: &mut Interrupts) -> Result<(), Failure> {
+    pub(crate) async fn drive(mut self, interrupts: &mut Interrupts) -> Result<(), Failure> {
         let ended = match self.deploy(interrupts).await {
             Ok(mut deployment) => {
                 let ended = if self.args.serve_only {
@@ -109,10 +125,21 @@ impl<'a> Run<'a> {
                 } else {
                     self.measure(&mut deployment, interrupts).await
                 };
+                let ended = match ended {
+                    // Slurm ends the steps and this process at once: the log of one of them says why.
+                    Some(Ended::Interrupted | Ended::Died(_)) if self.allocation.is_some() => {
+                        deployment.died_of_node_failure().await.map(|exited| Ended::Died(Box::new(exited))).or(ended)
+                    }
+                    ended => ended,
+                };
                 deployment.stop().await;
                 ended
             }
             Err(ended) => Some(ended),
+        };
+        let ended = match ended {
+            Some(Ended::Died(exited)) => Some(judge_death(exited, interrupts).await),
+            ended => ended,
         };
         self.finish(ended)
     }
@@ -127,6 +154,8 @@ impl<'a> Run<'a> {
             run_dir: self.folder.root().to_owned(),
             ready_timeout: Duration::from_secs(self.args.ready_timeout),
             api_key: api_key(),
+            http_port: self.args.port.unwrap_or(0),
+            allocation: self.allocation.clone(),
         };
         let start = async {
             let mut deployment = Deployment::start(&self.plan, options, self.events.clone()).await?;
@@ -141,7 +170,7 @@ impl<'a> Run<'a> {
         tokio::select! {
             started = start => started.map_err(launch_ended),
             // Dropping the start kills what has been started.
-            () = interrupts.next() => Err(Ended::Interrupted),
+            interrupt = interrupts.next_kind() => Err(interrupt.into()),
         }
     }
 
@@ -163,7 +192,7 @@ impl<'a> Run<'a> {
                     *n -= 1;
                     say(&format!("warning: {exited}"));
                 }
-                _ => return Some(Ended::Died(exited)),
+                _ => return Some(Ended::Died(Box::new(exited))),
             }
         }
     }
@@ -205,14 +234,18 @@ impl<'a> Run<'a> {
                     result = &mut load => break result,
                     exited = deployment.died(), if ended.is_none() => {
                         stop.stop_now();
-                        ended = Some(Ended::Died(exited));
+                        ended = Some(Ended::Died(Box::new(exited)));
                     }
-                    () = interrupts.next() => {
+                    interrupt = interrupts.next_kind() => {
                         if ended.is_none() {
                             say("interrupted: finishing what is in flight; once more to end now");
                         }
-                        stop.stop();
-                        ended.get_or_insert(Ended::Interrupted);
+                        match interrupt {
+                            // The servers have been told to end too, and the time until SIGKILL is short.
+                            Interrupt::Stop if self.allocation.is_some() => stop.stop_now(),
+                            _ => stop.stop(),
+                        }
+                        ended.get_or_insert(interrupt.into());
                     }
                 }
             };
@@ -220,7 +253,7 @@ impl<'a> Run<'a> {
             let all_well = measured.as_ref().is_ok_and(|m| m.artifacts.summary.outcomes.keys().all(|outcome| *outcome == "ok"));
             if ended.is_none() && !all_well {
                 // The requests of a process that died fail before its end is seen.
-                ended = deployment.died_just_now().await.map(Ended::Died);
+                ended = deployment.died_just_now().await.map(|exited| Ended::Died(Box::new(exited)));
             }
             if all_well {
                 let prefilled = deployment.n_prefilled(&self.plan).await;
@@ -247,6 +280,8 @@ impl<'a> Run<'a> {
         self.cut_logs()?;
         let failure = ended.map(|ended| match ended {
             Ended::Interrupted => Failure::message(Exit::Interrupted, "interrupted; everything was torn down"),
+            Ended::TimeLimit => Failure::message(Exit::Incomplete, "stopped before the job's time limit; what was measured is there")
+                .with_hint("ask for more time with --time, or for fewer requests with MULTI_ROUND"),
             Ended::Died(exited) => died(&exited),
             Ended::Failed(failure) => failure,
         });
@@ -275,7 +310,7 @@ impl<'a> Run<'a> {
             model: self.plan.model.served_name.clone(),
             plan_hash: self.plan.hash(),
             versions: vec![("tandem".to_owned(), env!("CARGO_PKG_VERSION").to_owned())],
-            machines: vec![measure::host_name()],
+            machines: machines(&self.plan, self.allocation.as_ref()),
             n_gpus: self.plan.n_devices(),
             started_wall_ns: self.started,
             ended_wall_ns: measure::wall_ns(),
@@ -283,6 +318,40 @@ impl<'a> Run<'a> {
             reasons,
         }
     }
+}
+
+impl From<Interrupt> for Ended {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Stop => Ended::Interrupted,
+            Interrupt::TimeLimit => Ended::TimeLimit,
+        }
+    }
+}
+
+/// Time that Slurm's signal may take to follow the end of a step.
+const SIGNAL_WINDOW: Duration = Duration::from_millis(500);
+
+/// Whether a server died, or Slurm was told to end the whole job.
+async fn judge_death(exited: Box<Exited>, interrupts: &mut Interrupts) -> Ended {
+    if exited.cancelled == Some(Cancelled::ByUser) && tokio::time::timeout(SIGNAL_WINDOW, interrupts.next_kind()).await.is_ok() {
+        return Ended::Interrupted;
+    }
+    slurms_reason(exited.clone()).unwrap_or(Ended::Died(exited))
+}
+
+/// What Slurm says about the end of a step, when it was Slurm that ended it.
+fn slurms_reason(exited: Box<Exited>) -> Option<Ended> {
+    match exited.cancelled? {
+        Cancelled::NodeFailure => Some(Ended::Died(exited)),
+        Cancelled::TimeLimit => Some(Ended::TimeLimit),
+        Cancelled::ByUser => None,
+    }
+}
+
+/// The machines of a run, as `machines.txt` holds them.
+fn machines(plan: &Plan, allocation: Option<&Allocation>) -> Vec<String> {
+    allocation.map_or_else(|| vec![measure::host_name()], |allocation| allocation.used_nodes(plan).to_vec())
 }
 
 /// The death, and what is known to cause such last lines.
@@ -314,6 +383,6 @@ fn launch_ended(error: LaunchError) -> Ended {
         ),
         LaunchError::Io { .. } => Ended::Failed(Failure::new(Exit::Artifact, error)),
         LaunchError::Spawn { .. } => Ended::Failed(Failure::new(Exit::NotReady, error)),
-        LaunchError::Unsupported(_) => Ended::Failed(Failure::new(Exit::Infeasible, error)),
+        LaunchError::Allocation(_) | LaunchError::Unsupported(_) => Ended::Failed(Failure::new(Exit::Infeasible, error)),
     }
 }

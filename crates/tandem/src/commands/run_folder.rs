@@ -29,6 +29,12 @@ impl RunFolder {
         Ok(RunFolder { root })
     }
 
+    /// Takes over a folder that a submission prepared.
+    pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
+        let root = path.canonicalize().with_context(|| format!("cannot find {}", path.display())).or_exit(Exit::Artifact)?;
+        Ok(RunFolder { root })
+    }
+
     /// `experiments/isl<ISL>_osl<OSL>_<YYYYmmdd_HHMMSS>` below `$LLMB_WORKLOAD`, or here; a number is added while it exists.
     pub(crate) fn default_path(isl: u32, osl: u32) -> PathBuf {
         let base = std::env::var_os("LLMB_WORKLOAD").filter(|v| !v.is_empty()).map_or_else(PathBuf::new, PathBuf::from);

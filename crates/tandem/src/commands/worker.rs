@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::recipe::read_plan;
 use crate::cli::WorkerArgs;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::signals::until_stopped;
+use crate::signals::{Interrupts, until_stopped};
 
 /// When the frontend is gone, the order to stop may still be on its way for this long.
 const TEARDOWN: Duration = Duration::from_millis(500);
@@ -19,6 +19,10 @@ const TEARDOWN: Duration = Duration::from_millis(500);
 pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
     let plan = read_plan(&args.plan)?;
     let worker = choose(&plan, &args)?.clone();
+    let rank = args.rank_from.as_ref().and_then(|variable| std::env::var(variable).ok()).and_then(|rank| rank.parse().ok());
+    if rank.unwrap_or(0_u32) > 0 {
+        return hold_place();
+    }
     let frontend = args.frontend.clone().unwrap_or_else(|| plan.frontend.control.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(until_stopped(args.stop_with_stdin, async |shutdown| {
@@ -35,6 +39,15 @@ pub(crate) fn worker(args: WorkerArgs) -> Result<(), Failure> {
         }
         ended.or_exit(Exit::Died)
     }))
+}
+
+/// What the other ranks of a worker do: nothing, until they are told to end. They say nothing either, for rank 0 has the word.
+fn hold_place() -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
+    runtime.block_on(async {
+        Interrupts::install()?.next().await;
+        Ok(())
+    })
 }
 
 fn choose<'a>(plan: &'a Plan, args: &WorkerArgs) -> Result<&'a WorkerPlan, Failure> {

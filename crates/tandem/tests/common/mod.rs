@@ -1,6 +1,8 @@
 //! What the whole-system tests share: starting `tandem`, waiting with deadlines, asking over HTTP.
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 
+pub(crate) mod slurm_lab;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,219 @@
+//! The allocation of a job: its nodes and their addresses, found once, and servers as steps on them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tandem_plan::{Address, GpuType, Plan};
+
+use super::client::Slurm;
+use super::hostlist;
+use super::ports;
+use super::step::{Step, StepSettings};
+use super::text;
+use crate::engines::binding::{Binding, NodeBinding, Ports};
+use crate::engines::{self, adapter};
+use crate::error::LaunchError;
+use crate::process::ProcessSpec;
+
+/// A job that this process runs in.
+#[derive(Debug, Clone)]
+pub struct Allocation {
+    /// Its id.
+    pub job_id: u64,
+    /// Node names, in Slurm's order: node 0 of the plan is the first.
+    pub nodes: Vec<String>,
+    /// Where each node is reached.
+    pub addresses: Vec<String>,
+    /// How servers become steps.
+    pub settings: StepSettings,
+    /// Variables that servers get.
+    pub env: Vec<(String, String)>,
+    /// GPUs that the job has on each node; 0 on machines without.
+    n_gpus_per_node: u32,
+    slurm: Slurm,
+}
+
+/// Ports beside those of workers: HTTP, control, etcd (clients, peers), NATS.
+const N_SERVICE_PORTS: usize = 5;
+
+impl Allocation {
+    /// Reads the allocation that this process runs in from Slurm's variables, and asks `scontrol` for addresses. Blocking.
+    ///
+    /// # Errors
+    /// [`LaunchError::Allocation`] outside a job, or when it has fewer nodes than the plan.
+    pub fn bind(plan: &Plan, settings: StepSettings, env: Vec<(String, String)>, slurm: Slurm) -> Result<Self, LaunchError> {
+        let variable =
+            |name: &str| std::env::var(name).map_err(|_| LaunchError::Allocation(format!("{name} is not set: this is no Slurm job")));
+        let job_id = variable("SLURM_JOB_ID")?;
+        let job_id = job_id.parse().map_err(|_| LaunchError::Allocation(format!("SLURM_JOB_ID is `{job_id}`")))?;
+        let list = variable("SLURM_JOB_NODELIST")?;
+        let nodes = hostlist::expand(&list).ok_or_else(|| LaunchError::Allocation(format!("cannot read the node list `{list}`")))?;
+        if nodes.len() < usize::try_from(plan.n_nodes).unwrap_or(usize::MAX) {
+            return Err(LaunchError::Allocation(format!("the plan needs {} nodes, the job has {}: {list}", plan.n_nodes, nodes.len())));
+        }
+        let addresses = addresses(&slurm, &list, &nodes);
+        Ok(Allocation { job_id, nodes, addresses, settings, env, n_gpus_per_node: n_gpus(plan), slurm })
+    }
+
+    /// An allocation that does not exist, to show what would be started in one.
+    #[must_use]
+    pub fn imagined(plan: &Plan, settings: StepSettings, env: Vec<(String, String)>, slurm: Slurm) -> Self {
+        let nodes: Vec<String> = (0..plan.n_nodes).map(|node| format!("NODE_{node}")).collect();
+        Allocation { job_id: 0, addresses: nodes.clone(), nodes, settings, env, n_gpus_per_node: n_gpus(plan), slurm }
+    }
+
+    /// Binds `plan` to this job: addresses, and ports that were free when they were tried; also those found busy.
+    ///
+    /// The orchestrator runs on the first node of the job, and frontend and services beside it, so binding here is binding
+    /// there. Ports of workers on other nodes are taken from the same block; a busy one shows as that worker's failure.
+    ///
+    /// # Errors
+    /// [`LaunchError::Allocation`] when the block of the job has not enough free ports.
+    pub fn binding(&self, plan: &Plan, run_dir: &Path, program: &Path, http: u16) -> Result<(Binding, Vec<u16>), LaunchError> {
+        let host = self.address(plan.frontend.node).to_owned();
+        let n_ports = N_SERVICE_PORTS + plan.workers.len();
+        let found = ports::find(&host, self.job_id, n_ports);
+        if found.free.len() < n_ports {
+            let first = ports::block_of(self.job_id);
+            let message = format!("fewer than {n_ports} free ports on {host} from {first} to {}", first + ports::BLOCK - 1);
+            return Err(LaunchError::Allocation(message));
+        }
+        // A port that was asked for is a promise to clients; any other comes from the block of the job.
+        let http = if http == 0 { found.free[0] } else { http };
+        Ok((self.binding_with(plan, run_dir, program, http, &found.free), found.busy))
+    }
+
+    /// A binding with ports that were not tried, to show what would be started.
+    #[must_use]
+    pub fn imagined_binding(&self, plan: &Plan, run_dir: &Path, program: &Path) -> Binding {
+        let first = ports::block_of(self.job_id);
+        let ports: Vec<u16> = (first..).take(N_SERVICE_PORTS + plan.workers.len()).collect();
+        self.binding_with(plan, run_dir, program, first, &ports)
+    }
+
+    fn binding_with(&self, plan: &Plan, run_dir: &Path, program: &Path, http: u16, free: &[u16]) -> Binding {
+        let node = |(name, address): (&String, &String)| NodeBinding { name: name.clone(), address: address.clone() };
+        let host = self.address(plan.frontend.node).to_owned();
+        Binding {
+            run_dir: run_dir.to_owned(),
+            program: program.to_owned(),
+            nodes: self.nodes.iter().zip(&self.addresses).map(node).collect(),
+            ports: Ports { http, etcd: free[2], etcd_peer: free[3], nats: free[4], workers: free[N_SERVICE_PORTS..].to_vec() },
+            control: Some(Address { host, port: free[1] }),
+            stop_with_stdin: true,
+            in_job: true,
+        }
+    }
+
+    /// What would be started for `plan`, services and frontend first, as command lines.
+    ///
+    /// # Errors
+    /// What the engine cannot do.
+    pub fn command_lines(&self, plan: &Plan, run_dir: &Path, program: &Path) -> Result<Vec<Vec<String>>, LaunchError> {
+        let (adapter, binding) = (adapter(plan), self.imagined_binding(plan, run_dir, program));
+        let mut steps = adapter.front(plan, &binding)?;
+        steps.extend(adapter.workers(plan, &binding)?);
+        let line = |step: &engines::Step| {
+            let process = self.process_of(step, run_dir);
+            std::iter::once(process.program.display().to_string()).chain(process.args).collect()
+        };
+        Ok(steps.iter().map(line).collect())
+    }
+
+    /// The address of a node of the plan.
+    #[must_use]
+    pub fn address(&self, node: u32) -> &str {
+        self.addresses.get(usize::try_from(node).unwrap_or(usize::MAX)).map_or("127.0.0.1", String::as_str)
+    }
+
+    /// Nodes that the plan uses, by name.
+    #[must_use]
+    pub fn used_nodes(&self, plan: &Plan) -> &[String] {
+        &self.nodes[..usize::try_from(plan.n_nodes).unwrap_or(usize::MAX).min(self.nodes.len())]
+    }
+
+    /// The `srun` that runs a server as a step of this job.
+    #[must_use]
+    pub fn process_of(&self, server: &engines::Step, run_dir: &Path) -> ProcessSpec {
+        let name_of = |node: &u32| self.nodes.get(usize::try_from(*node).unwrap_or(usize::MAX)).cloned();
+        let mut env = self.env.clone();
+        env.retain(|(name, _)| !server.unset.contains(&name.as_str()) && !server.env.iter().any(|(set, _)| set == name));
+        env.extend(server.env.iter().cloned());
+        let per_node = self.n_gpus_per_node;
+        let n_devices = u32::try_from(server.devices.len()).unwrap_or(u32::MAX);
+        let step = Step {
+            name: server.name.clone(),
+            nodes: server.nodes.iter().filter_map(name_of).collect(),
+            n_tasks: server.n_tasks,
+            n_gpus_per_node: if n_devices == 0 { 0 } else { per_node },
+            // A server on part of a node gets its own devices; one that fills nodes has all of each.
+            devices: (0 < n_devices && n_devices < per_node).then(|| server.devices.clone()),
+            argv: server.argv.clone(),
+            env,
+        };
+        let mut settings = self.settings.clone();
+        // Only ranks of one MPI world need it, and the others must not wait for it.
+        settings.mpi = server.mpi.then(|| self.settings.mpi.clone().unwrap_or_else(|| "pmix".to_owned()));
+        ProcessSpec {
+            name: server.name.clone(),
+            program: "srun".into(),
+            args: settings.srun_args(self.job_id, &step),
+            log: run_dir.join(&server.log),
+            announces: server.announces,
+            env: self.srun_env(&step.env),
+            clear_env: true,
+            unset: Vec::new(),
+            stop_order: server.stop_order,
+        }
+    }
+
+    /// `srun` sees the servers' variables and which job it belongs to. The rest of Slurm's variables would add options to each step.
+    fn srun_env(&self, servers: &[(String, String)]) -> Vec<(String, String)> {
+        let kept =
+            ["SLURM_CONF", "PATH", "HOME"].iter().filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value)));
+        let mut env: Vec<(String, String)> = kept.collect();
+        env.push(("SLURM_JOB_ID".to_owned(), self.job_id.to_string()));
+        env.extend(servers.iter().cloned());
+        env
+    }
+
+    /// Sends SIGTERM to the tasks of the named steps. TERM to `srun` would have Slurm kill them within 30 ms. Blocking.
+    ///
+    /// Says why when it could not; the caller then ends the steps the hard way.
+    pub(crate) fn terminate_steps(&self, names: &[String]) -> Result<(), String> {
+        let steps = self.slurm.call("squeue", &["-h", "-s", "-j", &self.job_id.to_string(), "-o", "%i|%j"]).map_err(|e| e.to_string())?;
+        let named = |line: &'_ str| {
+            line.split_once('|').filter(|(_, name)| names.iter().any(|n| n == name.trim())).map(|(id, _)| id.trim().to_owned())
+        };
+        let steps: Vec<String> = steps.lines().filter_map(named).collect();
+        if steps.is_empty() {
+            return Ok(());
+        }
+        let mut args = vec!["-s".to_owned(), "TERM".to_owned()];
+        args.extend(steps);
+        match self.slurm.call("scancel", &args) {
+            Ok(_) => Ok(()),
+            // Slurm 22.05 says so of each step although it has signalled it.
+            Err(error) if error.to_string().contains("Invalid job id") => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// How long [`Allocation::terminate_steps`] may take at most, for the caller's own deadline.
+    pub(crate) const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
+}
+
+fn n_gpus(plan: &Plan) -> u32 {
+    if plan.hardware.gpu_type == GpuType::Cpu { 0 } else { plan.hardware.devices_per_node }
+}
+
+/// `NodeAddr` of each node; its name where Slurm does not say (it usually resolves).
+fn addresses(slurm: &Slurm, list: &str, nodes: &[String]) -> Vec<String> {
+    let said = slurm.call("scontrol", &["-o", "show", "node", list]).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no node addresses: names are used");
+        String::new()
+    });
+    let known: Vec<_> = said.lines().map(text::fields).collect();
+    let address_of = |name: &String| known.iter().find(|node| node.get("NodeName") == Some(name)).and_then(|node| node.get("NodeAddr"));
+    nodes.iter().map(|name| address_of(name).unwrap_or(name).clone()).collect()
+}

@@ -1,0 +1,347 @@
+//! `tandem submit`: a complete job folder, and the submission of it, once.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tandem_launch::job;
+use tandem_launch::slurm::request::quote;
+use tandem_launch::slurm::{Container, GpuRequest, JobRequest, Slurm, SlurmError, StepSettings, observe, text};
+use tandem_plan::{GpuType, Plan};
+use tandem_recipe::{Cluster, TextFile, render_configs, slurm_facts};
+
+use super::history::{self, Entry};
+use super::measure::wall_ns;
+use super::progress::say;
+use super::recipe::{load, plans_of, recipe_failure};
+use super::run_folder::RunFolder;
+use super::status;
+use crate::cli_jobs::{ContainerArg, GpuRequestArg, SubmitArgs};
+use crate::exit::{Exit, Failure, OrExit};
+
+/// Variables of the shell that jobs get: where programs are, and what the program itself reads. The key of an endpoint travels in
+/// the environment only; it is in no file of the job.
+const KEPT: [&str; 7] = ["PATH", "HOME", "USER", "LANG", "TANDEM_LOG", "TANDEM_API_KEY", "LD_LIBRARY_PATH"];
+
+pub(crate) fn submit(args: &SubmitArgs) -> Result<(), Failure> {
+    let recipe = load(&args.run.recipe)?;
+    let plans = plans_of(&recipe)?;
+    let n_plans = plans.len();
+    let mut folders = Vec::new();
+    for (index, plan) in plans.into_iter().enumerate() {
+        let out = match &args.run.out {
+            Some(out) if n_plans > 1 => out.join(format!("case-{}", index + 1)),
+            Some(out) => out.clone(),
+            None => RunFolder::default_path(plan.load.isl, plan.load.osl),
+        };
+        let job = Job::new(args, plan)?;
+        if args.dry_run {
+            job.show(&std::path::absolute(&out).or_exit(Exit::Artifact)?, &args.calls.slurm())?;
+        } else {
+            folders.push(job.submit(&out, std::env::args().collect(), None)?);
+        }
+    }
+    if args.wait { status::wait_for_all(&folders, &args.calls.slurm()) } else { Ok(()) }
+}
+
+/// A plan and everything that its job needs to know.
+pub(crate) struct Job<'a> {
+    args: &'a SubmitArgs,
+    plan: Plan,
+    request: JobRequest,
+    settings: StepSettings,
+    /// For the servers.
+    env: Vec<(String, String)>,
+    program: PathBuf,
+}
+
+impl<'a> Job<'a> {
+    pub(crate) fn new(args: &'a SubmitArgs, mut plan: Plan) -> Result<Self, Failure> {
+        plan.frontend.http.port = args.run.port.unwrap_or(plan.frontend.http.port);
+        let program = std::env::current_exe().or_exit(Exit::Bug)?;
+        let options = Options::resolve(args, &plan)?;
+        let env = server_env(&args.env)?;
+        Ok(Job { request: options.request(args, &plan)?, settings: options.settings(args, &plan, &program)?, args, plan, env, program })
+    }
+
+    /// Prints what would happen.
+    fn show(&self, out: &Path, slurm: &Slurm) -> Result<(), Failure> {
+        let script = self.request.script(out, &self.program);
+        let mut text = format!("# job folder: {}\n# {}\n{script}", out.display(), job::script_path(out).display());
+        text.push_str("\n# submission\n");
+        text.push_str(&format!(
+            "env -i {} sbatch --parsable {}\n",
+            quoted_env(&slurm.environment(), &self.job_env()),
+            job::script_path(out).display()
+        ));
+        text.push_str("\n# servers, as steps of the job (NODE_0 … are its nodes in order; ports come from the job's own block)\n");
+        for line in self.step_lines(out)? {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text.push_str("\n# environment of the servers, besides Slurm's variables\n");
+        self.server_env().iter().for_each(|(name, value)| text.push_str(&format!("{name}={}\n", shown(name, value))));
+        text.push_str("\n# what Slurm would do (sbatch --test-only)\n");
+        text.push_str(&self.test_only(slurm));
+        std::io::stdout().write_all(text.as_bytes()).or_exit(Exit::Artifact)
+    }
+
+    fn step_lines(&self, out: &Path) -> Result<Vec<String>, Failure> {
+        let allocation =
+            tandem_launch::slurm::Allocation::imagined(&self.plan, self.settings.clone(), self.server_env(), self.args.calls.slurm());
+        let lines = allocation.command_lines(&self.plan, out, &self.program).or_exit(Exit::Infeasible)?;
+        Ok(lines.iter().map(|argv| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")).collect())
+    }
+
+    /// Slurm's own opinion; it needs the script as a file.
+    fn test_only(&self, slurm: &Slurm) -> String {
+        let run = || -> std::io::Result<Result<String, SlurmError>> {
+            let dir = std::env::temp_dir().join(format!("tandem-dry-run-{}", std::process::id()));
+            fs::create_dir_all(dir.join("logs"))?;
+            let script = dir.join("job.sbatch");
+            fs::write(&script, self.request.script(&dir, &self.program))?;
+            // It says what it thinks on standard error; the shell brings that to standard output.
+            let ask = format!("sbatch --test-only {} 2>&1", quote(&script.display().to_string()));
+            let answer = slurm.call("sh", &["-c", &ask]);
+            fs::remove_dir_all(&dir)?;
+            Ok(answer)
+        };
+        match run() {
+            Ok(Ok(text)) => text,
+            Ok(Err(SlurmError::Refused { message, .. })) => format!("{message}\n"),
+            Ok(Err(error)) => format!("unknown: {error}\n"),
+            Err(error) => format!("unknown: {error}\n"),
+        }
+    }
+
+    /// Writes the folder and submits it. `argv` is what a repetition starts from.
+    pub(crate) fn submit(&self, out: &Path, argv: Vec<String>, retry_of: Option<&Path>) -> Result<PathBuf, Failure> {
+        if job::receipt(out).is_some() {
+            return Err(Failure::message(Exit::Usage, format!("{} was submitted before", out.display()))
+                .with_hint("`tandem status DIR` says where it is, `tandem retry DIR` submits it once more"));
+        }
+        let slurm = self.args.calls.slurm();
+        self.refuse_a_twin(&slurm)?;
+        let folder = RunFolder::create(out)?;
+        let root = folder.root();
+        folder.write("plan.json", serde_json::to_string_pretty(&self.plan).or_exit(Exit::Bug)?.as_bytes())?;
+        for (name, text) in render_configs(&self.plan, &[]) {
+            folder.write(&name, text.as_bytes())?;
+        }
+        let script = self.request.script(root, &self.program);
+        let description = json!({
+            "argv": argv, "settings": self.settings.to_json(), "token": self.request.token,
+            "env": self.env.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect::<serde_json::Map<_, _>>(),
+            "retry_of": retry_of.map(|path| path.display().to_string()),
+        });
+        folder.write("job/job.json", format!("{description:#}\n").as_bytes())?;
+        folder.write("job/job.sbatch", script.as_bytes())?;
+        let job_id = self.send(root, &slurm)?;
+        let entry = Entry {
+            folder: root.to_owned(),
+            job_id,
+            recipe: self.plan.recipe.clone(),
+            plan_hash: self.plan.hash(),
+            submitted_ns: wall_ns(),
+        };
+        history::append(&entry);
+        let id = job_id.map_or_else(|| "submitted without an answer".to_owned(), |id| format!("job {id}"));
+        say(&format!("{id}: {} nodes, {} devices; folder {}", self.plan.n_nodes, self.plan.n_devices(), root.display()));
+        // The folder is what every other command takes.
+        let _ = writeln!(std::io::stdout(), "{}", root.display());
+        Ok(root.to_owned())
+    }
+
+    /// Calls `sbatch`. An answer that does not come is not a refusal: the job may be there, and carries the token.
+    fn send(&self, root: &Path, slurm: &Slurm) -> Result<Option<u64>, Failure> {
+        let token = &self.request.token;
+        job::begin_submission(root, token)
+            .with_context(|| format!("cannot write the receipt in {}", root.display()))
+            .or_exit(Exit::Artifact)?;
+        let script = job::script_path(root).display().to_string();
+        let answer = match slurm.call_with("sbatch", &["--parsable", &script], &self.job_env()) {
+            Ok(answer) => answer,
+            Err(error @ (SlurmError::Refused { .. } | SlurmError::Missing { .. })) if !matches!(&error, SlurmError::Refused { .. } if error.is_unknown()) =>
+            {
+                job::withdraw_submission(root);
+                let hint = format!("the folder {} is complete: correct the options and submit again into another", root.display());
+                return Err(Failure::new(Exit::NotReady, error).with_hint(hint));
+            }
+            Err(error) => {
+                say(&format!("warning: {error}; `tandem status` finds the job when Slurm answers again"));
+                return Ok(None);
+            }
+        };
+        let id = text::job_id(&answer).ok_or(SlurmError::Unreadable { program: "sbatch".into(), text: answer }).or_exit(Exit::NotReady)?;
+        job::complete_submission(root, token, id).context("cannot write the receipt").or_exit(Exit::Artifact)?;
+        Ok(Some(id))
+    }
+
+    /// The same plan is not submitted twice by a second press of the same key.
+    fn refuse_a_twin(&self, slurm: &Slurm) -> Result<(), Failure> {
+        if self.args.again {
+            return Ok(());
+        }
+        let hash = self.plan.hash();
+        let twin = history::newest(50)
+            .into_iter()
+            .filter(|entry| entry.plan_hash == hash)
+            .find(|entry| entry.folder.exists() && job::result(&entry.folder).is_none() && !observe(&entry.folder, slurm).state.is_final());
+        match twin {
+            Some(twin) => Err(Failure::message(Exit::Usage, format!("a job with the same plan has not ended: {}", twin.folder.display()))
+                .with_hint("--again submits it all the same")),
+            None => Ok(()),
+        }
+    }
+
+    /// Environment of the job script: what the shell has of the listed variables, and what `--env` names.
+    fn job_env(&self) -> Vec<(String, String)> {
+        kept_env().into_iter().chain(self.env.iter().cloned()).collect()
+    }
+
+    fn server_env(&self) -> Vec<(String, String)> {
+        server_env_inside(&self.env)
+    }
+}
+
+/// The listed variables that this process has.
+fn kept_env() -> Vec<(String, String)> {
+    KEPT.iter().filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value))).collect()
+}
+
+/// What servers get inside the job: the listed variables of the job script, then the job's own.
+pub(crate) fn server_env_inside(own: &[(String, String)]) -> Vec<(String, String)> {
+    let mut env: BTreeMap<String, String> = kept_env().into_iter().collect();
+    env.extend(own.iter().cloned());
+    env.into_iter().collect()
+}
+
+fn server_env(flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
+    let one = |flag: &String| match flag.split_once('=') {
+        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+        None => std::env::var(flag).map(|value| (flag.clone(), value)).map_err(|_| {
+            Failure::message(Exit::Usage, format!("--env {flag}: the variable is not set")).with_hint("give it a value: --env NAME=VALUE")
+        }),
+    };
+    flags.iter().map(one).collect()
+}
+
+/// Whether the value of a variable must not be shown or written.
+pub(crate) fn is_secret(name: &str) -> bool {
+    let name = name.to_uppercase();
+    ["KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"].iter().any(|part| name.contains(part))
+}
+
+fn shown<'v>(name: &str, value: &'v str) -> &'v str {
+    if is_secret(name) { "(not shown)" } else { value }
+}
+
+fn quoted_env(slurm: &[String], job: &[(String, String)]) -> String {
+    let mut all: BTreeMap<String, String> =
+        slurm.iter().filter_map(|pair| pair.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+    all.extend(job.iter().cloned());
+    all.iter().map(|(name, value)| format!("{name}={}", quote(shown(name, value)))).collect::<Vec<_>>().join(" ")
+}
+
+/// Options that are no knobs: flag or variable (clap has combined these), then site file.
+struct Options {
+    site: BTreeMap<String, String>,
+    cluster: Cluster,
+}
+
+impl Options {
+    fn resolve(args: &SubmitArgs, plan: &Plan) -> Result<Self, Failure> {
+        let site = match &args.run.recipe.site {
+            Some(path) => {
+                let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Recipe)?;
+                slurm_facts(&TextFile { path: path.display().to_string(), text }).map_err(recipe_failure)?
+            }
+            None => BTreeMap::new(),
+        };
+        Ok(Options { site, cluster: Cluster::of(plan) })
+    }
+
+    fn request(&self, args: &SubmitArgs, plan: &Plan) -> Result<JobRequest, Failure> {
+        let or_site = |flag: &Option<String>, name: &str| flag.clone().or_else(|| self.site.get(name).cloned());
+        let named = [
+            ("partition", args.partition.clone().or_else(|| self.cluster.partition.clone())),
+            ("account", args.account.clone().or_else(|| self.cluster.account.clone())),
+            ("qos", or_site(&args.qos, "qos")),
+            ("reservation", or_site(&args.reservation, "reservation")),
+            ("nodelist", or_site(&args.nodelist, "nodelist")),
+            ("exclude", or_site(&args.exclude, "exclude")),
+            ("constraint", or_site(&args.constraint, "constraint")),
+            ("mem", or_site(&args.mem, "mem")),
+        ];
+        let mut options: Vec<(String, String)> =
+            named.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect();
+        for option in &args.option {
+            let (name, value) =
+                option.split_once('=').ok_or_else(|| Failure::message(Exit::Usage, format!("--option {option}: NAME=VALUE")))?;
+            options.push((name.trim_start_matches('-').to_owned(), value.to_owned()));
+        }
+        let has_gpus = plan.hardware.gpu_type != GpuType::Cpu;
+        let per_node = (0..plan.n_nodes).map(|node| plan.workers.iter().flat_map(|w| &w.ranks).filter(|rank| rank.node == node).count());
+        let n_ranks = per_node.max().unwrap_or(0).max(1);
+        Ok(JobRequest {
+            name: format!("tandem-{}", plan.recipe),
+            token: format!("tandem-{:x}-{:x}", wall_ns(), std::process::id()),
+            n_nodes: plan.n_nodes,
+            n_tasks_per_node: u32::try_from(n_ranks).unwrap_or(u32::MAX),
+            n_gpus_per_node: if has_gpus { plan.hardware.devices_per_node } else { 0 },
+            gpu_request: self.gpu_request(args)?,
+            time_limit: args.time.clone().unwrap_or_else(|| self.cluster.time_limit.clone()),
+            signal_before_s: args.stop_before,
+            exclusive: args.exclusive.unwrap_or_else(|| self.site.get("exclusive").is_none_or(|value| value != "false")),
+            segment: args.segment.or_else(|| self.site.get("segment").and_then(|value| value.parse().ok())),
+            options,
+        })
+    }
+
+    fn gpu_request(&self, args: &SubmitArgs) -> Result<GpuRequest, Failure> {
+        match (args.gpu_request, self.site.get("gpu_request").map(String::as_str)) {
+            (Some(GpuRequestArg::PerNode), _) | (None, None | Some("per-node")) => Ok(GpuRequest::PerNode),
+            (Some(GpuRequestArg::Gres), _) | (None, Some("gres")) => Ok(GpuRequest::Gres),
+            (Some(GpuRequestArg::None), _) | (None, Some("none")) => Ok(GpuRequest::None),
+            (None, Some(other)) => {
+                Err(Failure::message(Exit::Recipe, format!("site file: slurm.gpu_request is `{other}` (per-node, gres, none)")))
+            }
+        }
+    }
+
+    fn settings(&self, args: &SubmitArgs, plan: &Plan, program: &Path) -> Result<StepSettings, Failure> {
+        let image = || args.image.clone().or_else(|| self.site.get("image").cloned()).unwrap_or_else(|| self.cluster.image.clone());
+        let mounts = || {
+            let dir = program.parent().unwrap_or(program).display().to_string();
+            args.mount.iter().cloned().chain([format!("{dir}:{dir}:ro")]).collect()
+        };
+        let runtime = match (args.container, self.site.get("container").map(String::as_str)) {
+            (Some(runtime), _) => runtime,
+            (None, None | Some("none")) => ContainerArg::None,
+            (None, Some("pyxis")) => ContainerArg::Pyxis,
+            (None, Some("apptainer")) => ContainerArg::Apptainer,
+            (None, Some(other)) => {
+                return Err(Failure::message(Exit::Recipe, format!("site file: slurm.container is `{other}` (none, pyxis, apptainer)")));
+            }
+        };
+        let container = match runtime {
+            ContainerArg::None => Container::None,
+            ContainerArg::Pyxis => Container::Pyxis { image: image(), mounts: mounts() },
+            ContainerArg::Apptainer => Container::Apptainer { image: image(), mounts: mounts() },
+        };
+        let has_gpus = plan.hardware.gpu_type != GpuType::Cpu;
+        Ok(StepSettings {
+            mpi: args.mpi.clone().or_else(|| self.site.get("mpi").cloned()),
+            container,
+            ask_gpus: has_gpus && self.gpu_request(args)? != GpuRequest::None,
+            extra: args.srun_arg.clone(),
+        })
+    }
+}
+
+/// How often a waiting command looks.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
