@@ -18,9 +18,10 @@ use super::slot::{Link, Slot, Work};
 use super::socket::Socket;
 use super::supply::Supply;
 use super::timer::Timer;
+use super::turns::TurnQueue;
 use crate::clock::{Clock, WallOffset};
 use crate::health::ReceiveHealth;
-use crate::pacing::{Load, Pacer, Turn};
+use crate::pacing::{Load, Pacer, Ticket, Turn};
 use crate::progress::Live;
 use crate::spec::Timeouts;
 use crate::stop::{Stop, StopSignal};
@@ -32,6 +33,7 @@ const READ_BYTES: usize = 64 << 10;
 /// How often the wall clock is compared with the monotonic one.
 const RECALIBRATE: Nanos = Nanos::from_millis(250);
 const TIMER: Token = Token(usize::MAX);
+const TURNS: Token = Token(usize::MAX - 1);
 
 /// What the loop needs.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub(crate) struct ReceiveConfig {
     pub(crate) limits: Limits,
     /// Whether to ask the kernel for stamps.
     pub(crate) kernel_stamps: bool,
+    /// Where later turns of conversations come from; the load counts conversations then.
+    pub(crate) turns: Option<TurnQueue>,
 }
 
 /// Sends the whole load and receives its responses; returns when nothing is in flight and nothing is left to send, or stopped.
@@ -83,6 +87,7 @@ struct Receiver {
     pacer: Pacer,
     n_in_flight: usize,
     supply: Supply,
+    turns: Option<TurnQueue>,
     outbox: Outbox,
     live: Arc<Live>,
     stop: Arc<StopSignal>,
@@ -98,7 +103,7 @@ struct Receiver {
 
 impl Receiver {
     fn new(
-        config: ReceiveConfig,
+        mut config: ReceiveConfig,
         clock: Clock,
         supply: Supply,
         outbox: Outbox,
@@ -107,6 +112,8 @@ impl Receiver {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
+        let turns = config.turns.take();
+        turns.as_ref().map_or(Ok(()), |turns| turns.wake_with(poll.registry(), TURNS))?;
         let now = clock.now();
         Ok(Self {
             pacer: Pacer::new(&config.load, now, config.seed),
@@ -125,6 +132,7 @@ impl Receiver {
             poll,
             timer,
             supply,
+            turns,
             outbox,
             live,
             stop,
@@ -162,7 +170,7 @@ impl Receiver {
         self.pacer = Pacer::new(&self.capped_load(), self.clock.now(), self.config.seed);
         self.live.start(self.clock.now());
         self.dispatch();
-        while self.n_in_flight > 0 || (self.pacer.n_left() > 0 && self.cut_at.is_none()) {
+        while self.n_in_flight > 0 || (self.cut_at.is_none() && (self.pacer.n_left() > 0 || self.n_open_conversations() > 0)) {
             let wait = self.next_wait()?;
             self.poll(&mut events, wait)?;
             for event in &events {
@@ -281,27 +289,53 @@ impl Receiver {
         self.wake_at = None;
         while self.cut_at.is_none() {
             let now = self.clock.now();
-            match self.pacer.next(now, self.n_in_flight) {
+            match self.next_turn(now) {
+                Ok((ticket, request)) => {
+                    self.issue(ticket, request, now);
+                    continue;
+                }
+                Err(due) => self.wake_at = due,
+            }
+            let n_held = self.turns.as_ref().map_or(self.n_in_flight, TurnQueue::n_open);
+            match self.pacer.next(now, n_held) {
                 Turn::Send(ticket) => {
                     // A prompt thread that has ended early has panicked; its join says so.
                     let Some(request) = self.supply.next() else { return self.stop_sending(now) };
-                    let i = self.free.pop().unwrap_or_else(|| self.add_slot());
-                    self.n_in_flight += 1;
-                    self.live.sent();
-                    self.slots[i].work = Some(Work::new(ticket, request, now));
-                    match self.slots[i].link {
-                        Link::Open { .. } => self.begin_write(i),
-                        Link::Connecting { .. } => {}
-                        Link::Closed => self.connect(i),
-                    }
+                    self.turns.iter_mut().for_each(TurnQueue::opened);
+                    self.issue(ticket, request, now);
                 }
                 Turn::WaitUntil(due) => {
-                    self.wake_at = Some(due);
+                    self.wake_at = Some(self.wake_at.map_or(due, |turn| turn.min(due)));
                     return;
                 }
                 Turn::WaitForEnd | Turn::Done => return,
             }
         }
+    }
+
+    fn issue(&mut self, ticket: Ticket, request: Vec<u8>, now: Nanos) {
+        let i = self.free.pop().unwrap_or_else(|| self.add_slot());
+        self.n_in_flight += 1;
+        self.live.sent();
+        self.slots[i].work = Some(Work::new(ticket, request, now));
+        match self.slots[i].link {
+            Link::Open { .. } => self.begin_write(i),
+            Link::Connecting { .. } => {}
+            Link::Closed => self.connect(i),
+        }
+    }
+
+    /// The next turn of a conversation that is due, or when one will be.
+    fn next_turn(&mut self, now: Nanos) -> Result<(Ticket, Vec<u8>), Option<Nanos>> {
+        let Some(turns) = &mut self.turns else { return Err(None) };
+        if self.pacer.is_over(now) {
+            turns.close();
+        }
+        turns.next(now)
+    }
+
+    fn n_open_conversations(&self) -> usize {
+        self.turns.as_ref().map_or(0, TurnQueue::n_open)
     }
 
     /// Stamps the start of a request whose connection is open, and writes it.
@@ -470,6 +504,10 @@ impl Receiver {
         }
         self.live.ended(failure.is_none());
         self.outbox.push(slot_id(i), at, What::End(failure));
+        if self.turns.is_some() {
+            // The next turn waits for what is decoded.
+            self.outbox.flush();
+        }
         self.n_in_flight -= 1;
         self.free.push(i);
         if matches!(self.slots[i].link, Link::Closed) {
@@ -480,7 +518,7 @@ impl Receiver {
 
     /// Opens a free slot's next connection ahead of its next request.
     fn reconnect_for_next(&mut self, i: usize) {
-        if self.pacer.n_left() > 0 && self.cut_at.is_none() {
+        if (self.pacer.n_left() > 0 || self.n_open_conversations() > 0) && self.cut_at.is_none() {
             self.connect(i);
         }
     }
