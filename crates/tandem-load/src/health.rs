@@ -35,10 +35,16 @@ impl ClientHealth {
         self.cpu.iter().map(|(_, time)| *time).sum()
     }
 
-    /// Share of the wall time in which the receive thread was on a CPU; near 1 the client is the bottleneck.
+    /// Receive threads of the run.
+    #[must_use]
+    pub fn n_receive_threads(&self) -> usize {
+        self.cpu.iter().filter(|(name, _)| *name == RECEIVE_THREAD).count()
+    }
+
+    /// Share of the wall time in which the busiest receive thread was on a CPU; near 1 the client is the bottleneck.
     #[must_use]
     pub fn receive_utilisation(&self) -> f64 {
-        let busy = self.cpu.iter().find(|(name, _)| *name == RECEIVE_THREAD).map_or(0.0, |(_, time)| time.as_secs_f64());
+        let busy = self.cpu.iter().filter(|(name, _)| *name == RECEIVE_THREAD).map(|(_, time)| time.as_secs_f64()).fold(0.0, f64::max);
         if self.wall.is_zero() { 0.0 } else { busy / self.wall.as_secs_f64() }
     }
 
@@ -147,6 +153,27 @@ pub struct ReceiveHealth {
 }
 
 impl ReceiveHealth {
+    /// The counts of two receive threads of a run together: sums, and the worse of what is no count.
+    #[must_use]
+    pub fn merged(mut self, other: &Self) -> Self {
+        self.n_reads += other.n_reads;
+        self.n_unstamped_reads += other.n_unstamped_reads;
+        self.n_bytes += other.n_bytes;
+        self.read_lag.merge(&other.read_lag);
+        self.wall_drift_max = self.wall_drift_max.max(other.wall_drift_max);
+        self.n_connects += other.n_connects;
+        self.n_partial_writes += other.n_partial_writes;
+        self.n_resent += other.n_resent;
+        self.n_unasked += other.n_unasked;
+        self.n_supply_waits += other.n_supply_waits;
+        self.n_decoder_waits += other.n_decoder_waits;
+        self.n_not_sent += other.n_not_sent;
+        self.cpu_wait = self.cpu_wait.max(other.cpu_wait);
+        self.priority_raised &= other.priority_raised;
+        self.stopped |= other.stopped;
+        self
+    }
+
     /// Where the stamps came from: `kernel`, `clock`, or `mixed`.
     #[must_use]
     pub fn stamp_source(&self) -> &'static str {
@@ -176,6 +203,12 @@ impl LagHistogram {
     pub fn add(&mut self, lag: Nanos) {
         self.counts[bucket(lag.0)] += 1;
         self.n += 1;
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(a, b)| *a += b);
+        self.n += other.n;
     }
 
     /// How many were added.

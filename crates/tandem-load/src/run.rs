@@ -19,6 +19,7 @@ use crate::health::{
     ClientHealth, DECODE_THREAD, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, raise_thread_priority, thread_cpu,
     thread_cpu_wait,
 };
+use crate::pacing::Load;
 use crate::progress::{Live, Progress};
 use crate::prompts::body::BodyTemplate;
 use crate::prompts::requests::{Made, Requests};
@@ -26,11 +27,12 @@ use crate::prompts::sessions::{Conversations, Scripts};
 use crate::prompts::texts::Texts;
 use crate::spec::LoadSpec;
 use crate::stop::StopSignal;
+use crate::transport::desk::Desk;
 use crate::transport::outbox::outbox;
-use crate::transport::receive::{ReceiveConfig, receive};
+use crate::transport::receive::{ReceiveConfig, Receiver, receive};
 use crate::transport::request::RequestHead;
 use crate::transport::supply::supply;
-use crate::transport::turns::turns;
+use crate::transport::turns::{TurnQueue, turns};
 
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -81,29 +83,18 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
     let requests = Requests::new(spec, texts.clone(), n_repeated.clone(), scripts.clone())?;
     let address = spec.target.reachable_address(spec.timeouts.connect.into())?;
     allow_open_files(spec)?;
-    let mut config = ReceiveConfig {
+    let config = ReceiveConfig {
         address,
-        load: spec.load.clone(),
-        seed: spec.seed,
-        max_connections: spec.max_connections as usize,
+        max_in_flight: spec.n_slots(),
         n_open_first: spec.n_open_first(),
+        n_ready: spec.n_open_first(),
         timeouts: spec.timeouts,
         limits: spec.limits,
         kernel_stamps: spec.kernel_stamps,
-        turns: None,
     };
     let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer: spec.turns.is_some() };
-    let conversations = match &spec.turns {
-        None => None,
-        Some(t) => {
-            let (to_receiver, queue) = turns();
-            config.turns = Some(queue);
-            let head = RequestHead::new(&spec.target, spec.streaming, spec.api_key.as_ref(), &spec.headers)?;
-            Some(Conversations { scripts, head, body: BodyTemplate::new(spec)?, n_turns_max: t.max, to_receiver })
-        }
-    };
     let clock = Clock::start();
-    let (received, made, mut health) = run_threads(config, clock, requests, common, conversations, spec.n_total(), progress, stop)?;
+    let (received, made, mut health) = run_threads(spec, config, clock, requests, common, scripts, progress, stop)?;
     let made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
     let (records, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &made, &*texts);
     health.schedule_lag = schedule_lag(&records, spec);
@@ -113,55 +104,96 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
 }
 
 fn run_threads(
+    spec: &LoadSpec,
     config: ReceiveConfig,
     clock: Clock,
     requests: Requests,
     common: Common,
-    conversations: Option<Conversations>,
-    n_total: u64,
+    scripts: Arc<Scripts>,
     progress: &mut dyn Progress,
     stop: &Arc<StopSignal>,
 ) -> Result<(Received, Vec<Made>, ClientHealth), LoadError> {
-    let duration = config.load.duration;
+    let duration = spec.load.duration;
     let live = Arc::new(Live::default());
-    let (outbox, inbox) = outbox();
     let (supply, maker) = supply();
     let (ended, at_end) = channel::<()>();
-    let n_log = usize::try_from(n_total).unwrap_or(usize::MAX);
-    let (live_receive, live_decode, stop) = (live.clone(), live.clone(), stop.clone());
+    let (n_total, n_threads) = (spec.n_total(), spec.n_receive_threads());
+    // A load without a cap is capped by the connections that may be opened.
+    let load = Load { max_in_flight: Some(spec.n_slots()), ..spec.load.clone() };
+    let desk = Arc::new(Desk::new(load, spec.seed, supply, n_threads));
+    let n_log = usize::try_from(n_total).unwrap_or(usize::MAX) / n_threads;
+    // All of them exist before the first begins: a thread that is missing would be waited for.
+    let mut loops = Vec::new();
+    for i in 0..n_threads {
+        let share = |n: usize| n / n_threads + usize::from(i < n % n_threads);
+        let own = ReceiveConfig { max_in_flight: share(config.max_in_flight), n_open_first: share(config.n_open_first), ..config.clone() };
+        let (outbox, inbox) = outbox();
+        let (conversations, queue) = conversations(spec, &scripts)?.unzip();
+        let receiver = Receiver::new(own, clock, desk.clone(), outbox, live.clone(), stop.clone(), queue);
+        loops.push((receiver.map_err(|source| LoadError::System { action: "prepare to receive", source })?, inbox, conversations));
+    }
     let prompts = spawn(PROMPT_THREAD, move || {
         let mut requests = requests;
         maker.run(&mut requests);
         requests.into_made()
     })?;
-    let decoder = spawn(DECODE_THREAD, move || decode(&inbox, common, n_log, &live_decode, conversations.as_ref()))?;
-    let receiver = spawn(RECEIVE_THREAD, move || {
-        let _ended = ended;
-        let priority_raised = raise_thread_priority();
-        let health = receive(config, clock, supply, outbox, live_receive, stop)?;
-        Ok(ReceiveHealth { priority_raised, cpu_wait: thread_cpu_wait(), ..health })
-    })?;
+    let mut threads = Vec::new();
+    for (receiver, inbox, conversations) in loops {
+        let (ended, live) = (ended.clone(), live.clone());
+        let decoder = spawn(DECODE_THREAD, move || decode(&inbox, common, n_log, &live, conversations.as_ref()))?;
+        let receiver = spawn(RECEIVE_THREAD, move || {
+            let _ended = ended;
+            let priority_raised = raise_thread_priority();
+            let health = receive(receiver)?;
+            Ok(ReceiveHealth { priority_raised, cpu_wait: thread_cpu_wait(), ..health })
+        })?;
+        threads.push((receiver, decoder));
+    }
+    drop(ended);
     while at_end.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
         progress.show(&live.snapshot(clock.now(), n_total, duration));
     }
-    let (result, receive_cpu) = join(receiver, RECEIVE_THREAD)?;
-    let (received, decode_cpu) = join(decoder, DECODE_THREAD)?;
+    let (mut all, mut receive, mut cpu) = (Received::default(), None::<ReceiveHealth>, Vec::new());
+    for (receiver, decoder) in threads {
+        let (result, receive_cpu) = join(receiver, RECEIVE_THREAD)?;
+        let (received, decode_cpu) = join(decoder, DECODE_THREAD)?;
+        let health = result.map_err(|source: io::Error| LoadError::System { action: "receive", source })?;
+        all.merge(received);
+        cpu.extend([(RECEIVE_THREAD, receive_cpu), (DECODE_THREAD, decode_cpu)]);
+        receive = Some(match receive {
+            Some(others) => others.merged(&health),
+            None => health,
+        });
+    }
+    let mut receive = receive.unwrap_or_default();
+    (receive.n_not_sent, receive.n_supply_waits) = (desk.n_left(), desk.n_supply_waits());
+    // The prompt thread may wait for somebody to take what it has made.
+    drop(desk);
     let (made, prompt_cpu) = join(prompts, PROMPT_THREAD)?;
-    let receive = result.map_err(|source: io::Error| LoadError::System { action: "receive", source })?;
+    cpu.push((PROMPT_THREAD, prompt_cpu));
     let last = live.snapshot(clock.now(), n_total, duration);
     progress.show(&last);
     let health = ClientHealth {
         receive,
-        cpu: vec![(RECEIVE_THREAD, receive_cpu), (DECODE_THREAD, decode_cpu), (PROMPT_THREAD, prompt_cpu)],
+        cpu,
         wall: last.elapsed.into(),
-        n_chunks: received.n_chunks,
-        n_clumped_chunks: received.n_clumped,
+        n_chunks: all.n_chunks,
+        n_clumped_chunks: all.n_clumped,
         in_flight_nominal: None,
         in_flight_mean: 0.0,
         in_flight_peak: 0,
         schedule_lag: (Nanos::ZERO, Nanos::ZERO),
     };
-    Ok((received, made, health))
+    Ok((all, made, health))
+}
+
+/// What a pair of threads needs to carry conversations on: a conversation stays with the pair that began it.
+fn conversations(spec: &LoadSpec, scripts: &Arc<Scripts>) -> Result<Option<(Conversations, TurnQueue)>, LoadError> {
+    let Some(asked) = &spec.turns else { return Ok(None) };
+    let (to_receiver, queue) = turns();
+    let head = RequestHead::new(&spec.target, spec.streaming, spec.api_key.as_ref(), &spec.headers)?;
+    let body = BodyTemplate::new(spec)?;
+    Ok(Some((Conversations { scripts: scripts.clone(), head, body, n_turns_max: asked.max, to_receiver }, queue)))
 }
 
 type Running<T> = thread::JoinHandle<(T, Duration)>;

@@ -115,6 +115,8 @@ pub struct LoadSpec {
     pub max_connections: u32,
     /// Whether to use the kernel's receive stamps where it has them.
     pub kernel_stamps: bool,
+    /// Threads that receive, each with its share of the connections; `None` = as many as the load and the machine's cores suggest.
+    pub receive_threads: Option<u32>,
 }
 
 impl LoadSpec {
@@ -142,6 +144,7 @@ impl LoadSpec {
             limits: Limits::DEFAULT,
             max_connections: 4096,
             kernel_stamps: true,
+            receive_threads: None,
         })
     }
 
@@ -150,6 +153,22 @@ impl LoadSpec {
     pub fn n_total(&self) -> u64 {
         let n = u64::from(self.load.n_warmup) + u64::from(self.load.n_requests);
         self.turns.as_ref().map_or(n, |turns| n * (u64::from(turns.min) + u64::from(turns.max)) / 2)
+    }
+
+    /// Requests in flight at most: the load's cap, or what may be connected.
+    #[must_use]
+    pub(crate) fn n_slots(&self) -> usize {
+        self.load.max_in_flight.unwrap_or(usize::MAX).min(self.max_connections as usize)
+    }
+
+    /// Threads that receive. One carries about 150,000 chunks a second, so by default there is one for each 1,024
+    /// requests in flight, and a quarter of the cores at most: the rest is for decoding and for the kernel.
+    #[must_use]
+    pub fn n_receive_threads(&self) -> usize {
+        let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let by_load = self.load.max_in_flight.unwrap_or(1).div_ceil(REQUESTS_PER_THREAD);
+        let wanted = self.receive_threads.map_or(by_load.min(n_cores / 4).min(MAX_DEFAULT_THREADS), |n| n as usize);
+        wanted.clamp(1, self.n_slots().max(1))
     }
 
     /// Connections that are open before the first request.
@@ -250,6 +269,10 @@ impl LoadSpec {
     }
 }
 
+/// Requests in flight that one receive thread carries before a second is started.
+const REQUESTS_PER_THREAD: usize = 1024;
+/// Receive threads at most when the user does not say.
+const MAX_DEFAULT_THREADS: usize = 8;
 /// No deadline is longer, so that adding one to a time cannot overflow.
 const LONGEST: Nanos = Nanos::from_millis(366 * 24 * 3_600_000);
 /// One address and port has fewer local ports than this towards it.

@@ -319,6 +319,30 @@ fn requests_in_flight_are_cancelled_after_the_grace_time_or_at_once_when_told_so
 }
 
 #[test]
+fn several_receive_threads_share_one_load_and_lose_nothing() {
+    let server = Server::start(|request, stream| {
+        put(stream, &good_answer(request, 3));
+        Then::Keep
+    });
+    for (n_threads, arrivals, cap) in [
+        (3, Arrivals::ClosedLoop, Some(8)),
+        (2, Arrivals::Constant { rate: 2000.0 }, None),
+        (4, Arrivals::Constant { rate: 5000.0 }, Some(2)),
+    ] {
+        let mut spec = spec(&server, 8, 10, 60);
+        (spec.load.arrivals, spec.load.max_in_flight, spec.receive_threads) = (arrivals, cap, Some(n_threads));
+        let report = go(&spec);
+        assert_all_ok(&report, 70);
+        assert!(report.is_complete());
+        assert_eq!(report.health.n_receive_threads(), (n_threads as usize).min(cap.unwrap_or(99)));
+        assert_eq!(report.health.n_chunks, 210);
+        assert!(report.health.in_flight_peak as usize <= cap.unwrap_or(usize::MAX));
+        let ids: std::collections::HashSet<_> = report.records.iter().map(|r| r.x_request_id.as_str()).collect();
+        assert_eq!(ids.len(), 70, "no request was sent twice");
+    }
+}
+
+#[test]
 fn progress_ends_with_the_whole_count() {
     let server = Server::start(|request, stream| {
         put(stream, &good_answer(request, 2));

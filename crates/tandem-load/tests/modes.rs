@@ -39,9 +39,8 @@ fn a_trace_is_sent_at_its_times_with_its_lengths() {
         Then::Keep
     });
     let lines = [(0, 600, 2), (40, 700, 3), (60, 20, 4)];
-    let line = |(t, i, o): &(u32, u32, u32)| {
-        json!({"timestamp": t, "input_length": i, "output_length": o, "hash_ids": [5]}).to_string() + "\n"
-    };
+    let line =
+        |(t, i, o): &(u32, u32, u32)| json!({"timestamp": t, "input_length": i, "output_length": o, "hash_ids": [5]}).to_string() + "\n";
     let trace = parse_trace(&lines.iter().map(line).collect::<String>(), 2.0).unwrap();
     let mut spec = spec(&server, 1, 3);
     spec.load.max_in_flight = None;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
+use crate::network_args::NetworkArgs;
+
 /// Deploys, drives and measures disaggregated LLM inference.
 #[derive(Debug, Parser)]
 #[command(name = "tandem", version, max_term_width = 110, arg_required_else_help = true, after_help = AFTER_HELP)]
@@ -182,6 +184,8 @@ pub(crate) struct LoadArgs {
     /// Seconds that in-flight requests get after the first ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// GPUs behind the endpoint, for the throughput per GPU
     #[arg(long, default_value_t = 1)]
     pub(crate) gpus: u32,

@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 mod exit;
+mod network_args;
 mod signals;
 
 use std::process::ExitCode;

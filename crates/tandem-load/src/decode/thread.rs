@@ -18,6 +18,15 @@ pub(crate) struct Received {
     pub(crate) n_clumped: u64,
 }
 
+impl Received {
+    /// Adds what another decode thread received.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.finished.extend(other.finished);
+        self.n_chunks += other.n_chunks;
+        self.n_clumped += other.n_clumped;
+    }
+}
+
 /// Decodes until the last batch; `conversations` are told of each end.
 pub(crate) fn decode(inbox: &Inbox, common: Common, n_total: usize, live: &Arc<Live>, conversations: Option<&Conversations>) -> Received {
     let mut slots: Vec<Assembly> = Vec::new();

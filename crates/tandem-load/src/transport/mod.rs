@@ -1,17 +1,18 @@
 //! Sends requests and receives bytes, each read with its stamp. Knows HTTP/1.1 framing, and nothing of
 //! server-sent events, JSON or metrics.
 //!
-//! One thread owns all sockets. It sleeps in epoll, reads, stamps, cuts the HTTP framing off (it has to
+//! One thread, or a few, own all sockets, each its own. A thread sleeps in epoll, reads, stamps, cuts the HTTP framing off (it has to
 //! know where a response ends to send the next request), appends the body bytes to a batch and does
 //! nothing else; batches go to the decode thread.
 //!
 //! Reading order: `http` (responses), `request` (requests), `socket` (reads with stamps), `outbox` (what
-//! leaves for the decoder), `supply` (what comes from the prompt thread), `receive` (the loop), `timers`
+//! leaves for the decoder), `supply` (what comes from the prompt thread), `desk` (who sends it), `receive` (the loop), `timers`
 //! (deadlines and precise waits).
 
 pub mod http;
 pub mod request;
 
+pub(crate) mod desk;
 pub(crate) mod outbox;
 pub(crate) mod receive;
 pub(crate) mod slot;

@@ -1,6 +1,8 @@
 //! The loop that owns the sockets: wait, handle what is ready, send what is due, look at deadlines.
 //!
-//! Invariants: requests in flight are exactly the slots with work; each ticket that the pacer gave out
+//! Each receive thread runs one, with connections of its own; they share the desk that gives out requests.
+//!
+//! Invariants: requests in flight are exactly the slots with work; each ticket that the desk gave out
 //! leaves through the outbox as one start and one end; a slot in `free` has no work.
 
 use std::io;
@@ -12,16 +14,16 @@ use mio::{Events, Poll, Token};
 use tandem_metrics::FailureKind;
 use tandem_plan::Nanos;
 
+use super::desk::{Desk, Next};
 use super::http::{Limits, Piece};
 use super::outbox::{Failure, Outbox, What};
 use super::slot::{Link, Slot, Work};
 use super::socket::Socket;
-use super::supply::Supply;
 use super::timer::Timer;
 use super::turns::TurnQueue;
 use crate::clock::{Clock, WallOffset};
 use crate::health::ReceiveHealth;
-use crate::pacing::{Load, Pacer, Ticket, Turn};
+use crate::pacing::Ticket;
 use crate::progress::Live;
 use crate::spec::Timeouts;
 use crate::stop::{Stop, StopSignal};
@@ -35,48 +37,43 @@ const RECALIBRATE: Nanos = Nanos::from_millis(250);
 const TIMER: Token = Token(usize::MAX);
 const TURNS: Token = Token(usize::MAX - 1);
 
-/// What the loop needs.
-#[derive(Debug)]
+/// What a loop needs.
+#[derive(Debug, Clone)]
 pub(crate) struct ReceiveConfig {
     /// The server.
     pub(crate) address: SocketAddr,
-    /// What to send when.
-    pub(crate) load: Load,
-    /// Seed of random schedules.
-    pub(crate) seed: u64,
-    /// Slots at most: the cap of loads that have none of their own.
-    pub(crate) max_connections: usize,
-    /// Connections opened before the first request.
+    /// Requests that this thread may have in flight: its share.
+    pub(crate) max_in_flight: usize,
+    /// Connections that this thread opens before the first request.
     pub(crate) n_open_first: usize,
+    /// Requests that are ready before the first is sent.
+    pub(crate) n_ready: usize,
     /// Deadlines.
     pub(crate) timeouts: Timeouts,
     /// Sizes.
     pub(crate) limits: Limits,
     /// Whether to ask the kernel for stamps.
     pub(crate) kernel_stamps: bool,
-    /// Where later turns of conversations come from; the load counts conversations then.
-    pub(crate) turns: Option<TurnQueue>,
 }
 
-/// Sends the whole load and receives its responses; returns when nothing is in flight and nothing is left to send, or stopped.
+/// Sends what the desk gives out and receives the responses; returns when nothing is in flight and nothing is left to send, or stopped.
 ///
 /// # Errors
-/// When the system refuses a poll, a timer or the first sockets.
-pub(crate) fn receive(
-    config: ReceiveConfig,
-    clock: Clock,
-    supply: Supply,
-    outbox: Outbox,
-    live: Arc<Live>,
-    stop: Arc<StopSignal>,
-) -> io::Result<ReceiveHealth> {
-    let mut receiver = Receiver::new(config, clock, supply, outbox, live, stop)?;
-    receiver.open_first()?;
+/// When the system refuses a poll.
+pub(crate) fn receive(mut receiver: Receiver) -> io::Result<ReceiveHealth> {
+    let opened = receiver.open_first();
+    if opened.is_err() {
+        // The other threads wait for this one, and cannot carry the load without it.
+        receiver.stop.stop_now();
+    }
+    receiver.desk.start(&receiver.clock, receiver.config.n_ready);
+    opened?;
     receiver.run()?;
     Ok(receiver.finish())
 }
 
-struct Receiver {
+/// One thread's loop.
+pub(crate) struct Receiver {
     config: ReceiveConfig,
     clock: Clock,
     poll: Poll,
@@ -84,9 +81,8 @@ struct Receiver {
     slots: Vec<Slot>,
     /// Slots without work; the one freed last is used first, as its connection is the warmest.
     free: Vec<usize>,
-    pacer: Pacer,
+    desk: Arc<Desk>,
     n_in_flight: usize,
-    supply: Supply,
     turns: Option<TurnQueue>,
     outbox: Outbox,
     live: Arc<Live>,
@@ -102,21 +98,24 @@ struct Receiver {
 }
 
 impl Receiver {
-    fn new(
-        mut config: ReceiveConfig,
+    /// A loop that has not begun. With `turns`, where later turns of conversations come from, the load counts conversations.
+    ///
+    /// # Errors
+    /// When the system refuses a poll or a timer.
+    pub(crate) fn new(
+        config: ReceiveConfig,
         clock: Clock,
-        supply: Supply,
+        desk: Arc<Desk>,
         outbox: Outbox,
         live: Arc<Live>,
         stop: Arc<StopSignal>,
+        turns: Option<TurnQueue>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
-        let turns = config.turns.take();
         turns.as_ref().map_or(Ok(()), |turns| turns.wake_with(poll.registry(), TURNS))?;
         let now = clock.now();
         Ok(Self {
-            pacer: Pacer::new(&config.load, now, config.seed),
             wall: WallOffset::measure(&clock),
             calibrated: now,
             scanned: now,
@@ -131,7 +130,7 @@ impl Receiver {
             clock,
             poll,
             timer,
-            supply,
+            desk,
             turns,
             outbox,
             live,
@@ -161,16 +160,14 @@ impl Receiver {
         }
         // Slot 0 first, so that the first requests take the connections in order.
         self.free.sort_unstable_by(|a, b| b.cmp(a));
-        self.supply.fill(n);
         Ok(())
     }
 
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
-        self.pacer = Pacer::new(&self.capped_load(), self.clock.now(), self.config.seed);
         self.live.start(self.clock.now());
         self.dispatch();
-        while self.n_in_flight > 0 || (self.cut_at.is_none() && (self.pacer.n_left() > 0 || self.n_open_conversations() > 0)) {
+        while self.n_in_flight > 0 || (self.cut_at.is_none() && (self.desk.n_left() > 0 || self.n_open_conversations() > 0)) {
             let wait = self.next_wait()?;
             self.poll(&mut events, wait)?;
             for event in &events {
@@ -184,17 +181,9 @@ impl Receiver {
     }
 
     fn finish(mut self) -> ReceiveHealth {
-        self.health.n_supply_waits = self.supply.n_waits;
         self.health.n_decoder_waits = self.outbox.n_waits;
-        self.health.n_not_sent = self.pacer.n_left();
         self.health.stopped = self.cut_at.is_some();
         self.health
-    }
-
-    /// A load without a cap is capped by the connections that may be opened.
-    fn capped_load(&self) -> Load {
-        let cap = self.config.load.max_in_flight.unwrap_or(usize::MAX).min(self.config.max_connections);
-        Load { max_in_flight: Some(cap), ..self.config.load.clone() }
     }
 
     fn poll(&mut self, events: &mut Events, wait: Duration) -> io::Result<()> {
@@ -296,19 +285,19 @@ impl Receiver {
                 }
                 Err(due) => self.wake_at = due,
             }
-            let n_held = self.turns.as_ref().map_or(self.n_in_flight, TurnQueue::n_open);
-            match self.pacer.next(now, n_held) {
-                Turn::Send(ticket) => {
-                    // A prompt thread that has ended early has panicked; its join says so.
-                    let Some(request) = self.supply.next() else { return self.stop_sending(now) };
+            if self.turns.as_ref().map_or(self.n_in_flight, TurnQueue::n_open) >= self.config.max_in_flight {
+                return;
+            }
+            match self.desk.next(now) {
+                Next::Send(ticket, request) => {
                     self.turns.iter_mut().for_each(TurnQueue::opened);
                     self.issue(ticket, request, now);
                 }
-                Turn::WaitUntil(due) => {
+                Next::WaitUntil(due) => {
                     self.wake_at = Some(self.wake_at.map_or(due, |turn| turn.min(due)));
                     return;
                 }
-                Turn::WaitForEnd | Turn::Done => return,
+                Next::WaitForEnd | Next::Done => return,
             }
         }
     }
@@ -328,10 +317,12 @@ impl Receiver {
     /// The next turn of a conversation that is due, or when one will be.
     fn next_turn(&mut self, now: Nanos) -> Result<(Ticket, Vec<u8>), Option<Nanos>> {
         let Some(turns) = &mut self.turns else { return Err(None) };
-        if self.pacer.is_over(now) {
+        if self.desk.is_over(now) {
             turns.close();
         }
-        turns.next(now)
+        let next = turns.next(now);
+        (0..turns.take_over()).for_each(|_| self.desk.ended());
+        next
     }
 
     fn n_open_conversations(&self) -> usize {
@@ -509,6 +500,9 @@ impl Receiver {
             self.outbox.flush();
         }
         self.n_in_flight -= 1;
+        if self.turns.is_none() {
+            self.desk.ended();
+        }
         self.free.push(i);
         if matches!(self.slots[i].link, Link::Closed) {
             self.slots[i].reader.reset();
@@ -518,7 +512,7 @@ impl Receiver {
 
     /// Opens a free slot's next connection ahead of its next request.
     fn reconnect_for_next(&mut self, i: usize) {
-        if (self.pacer.n_left() > 0 || self.n_open_conversations() > 0) && self.cut_at.is_none() {
+        if self.desk.n_left() > 0 && self.cut_at.is_none() {
             self.connect(i);
         }
     }

@@ -42,13 +42,15 @@ pub(crate) struct TurnQueue {
     n_arrived: u64,
     /// Conversations begun and not over.
     n_open: usize,
+    /// Conversations that are over and have not been asked for.
+    n_over: usize,
 }
 
 /// A connected pair.
 pub(crate) fn turns() -> (TurnSender, TurnQueue) {
     let (sender, receiver) = channel();
     let waker = Arc::new(OnceLock::new());
-    let queue = TurnQueue { queue: receiver, waker: waker.clone(), waiting: BTreeMap::new(), n_arrived: 0, n_open: 0 };
+    let queue = TurnQueue { queue: receiver, waker: waker.clone(), waiting: BTreeMap::new(), n_arrived: 0, n_open: 0, n_over: 0 };
     (TurnSender { queue: sender, waker }, queue)
 }
 
@@ -84,7 +86,10 @@ impl TurnQueue {
     pub(crate) fn next(&mut self, now: Nanos) -> Result<(Ticket, Vec<u8>), Option<Nanos>> {
         while let Ok(follow_up) = self.queue.try_recv() {
             match follow_up {
-                FollowUp::Over => self.n_open = self.n_open.saturating_sub(1),
+                FollowUp::Over => {
+                    self.n_open = self.n_open.saturating_sub(1);
+                    self.n_over += 1;
+                }
                 FollowUp::Turn { ticket, due, request } => {
                     self.waiting.insert((due, self.n_arrived), (ticket, request));
                     self.n_arrived += 1;
@@ -95,6 +100,11 @@ impl TurnQueue {
             Some(first) if first.key().0 <= now => Ok(first.remove()),
             first => Err(first.map(|entry| entry.key().0)),
         }
+    }
+
+    /// How many conversations have ended since this was last asked.
+    pub(crate) fn take_over(&mut self) -> usize {
+        std::mem::take(&mut self.n_over)
     }
 
     /// Forgets the conversations: nothing more is sent.

@@ -52,6 +52,7 @@ fn ask(args: &LoadArgs, concurrency: u32, extra_inputs: Map<String, Value>) -> A
         extra_inputs,
         request_timeout: Duration::from_secs(args.request_timeout),
         grace: Duration::from_secs(args.grace),
+        network: args.network.clone(),
         n_gpus: args.gpus,
         tokenizer_dir: args.tokenizer.clone(),
         api_key: key("TANDEM_API_KEY").or_else(|| key("OPENAI_API_KEY")),

@@ -15,6 +15,7 @@ use super::progress::{Progress, Snapshot, say};
 use super::run_folder::append_line;
 use super::tokenizer::{self, TokenTexts};
 use crate::exit::{Exit, Failure, OrExit};
+use crate::network_args::NetworkArgs;
 
 /// Requests whose bodies `inputs.json` holds; GenAI-Perf's default number of different prompts.
 const MAX_PAYLOADS: usize = 100;
@@ -57,6 +58,7 @@ pub(crate) struct Ask {
     pub(crate) extra_inputs: Map<String, Value>,
     pub(crate) request_timeout: Duration,
     pub(crate) grace: Duration,
+    pub(crate) network: NetworkArgs,
     pub(crate) n_gpus: u32,
     pub(crate) tokenizer_dir: Option<PathBuf>,
     pub(crate) api_key: Option<String>,
@@ -76,6 +78,7 @@ impl Ask {
             extra_inputs: Map::new(),
             request_timeout: Duration::from_millis(plan.load.request_timeout_ms),
             grace,
+            network: NetworkArgs::default(),
             n_gpus: plan.n_devices(),
             tokenizer_dir: plan.model.tokenizer_dir.clone().map(PathBuf::from),
             api_key,
@@ -98,6 +101,7 @@ impl Point {
         spec.timeouts.no_progress = spec.timeouts.request.min(Nanos::from(NO_PROGRESS));
         spec.timeouts.grace = Nanos::from(ask.grace);
         spec.api_key = ask.api_key.clone().map(ApiKey::new);
+        ask.network.apply(&mut spec)?;
         spec.check().or_exit(Exit::Usage)?;
         let texts = TokenTexts::new(tokenizer::load(ask.tokenizer_dir.as_deref())?)?;
         let load = Load {
@@ -217,6 +221,7 @@ fn health_json(health: &ClientHealth) -> Value {
             "stamp_source": health.receive.stamp_source(),
             "in_flight_mean": health.in_flight_mean,
             "in_flight_peak": health.in_flight_peak,
+            "n_receive_threads": health.n_receive_threads(),
             "receive_utilisation": health.receive_utilisation(),
             "cpu_s": health.cpu_total().as_secs_f64(),
             "wall_s": health.wall.as_secs_f64(),
