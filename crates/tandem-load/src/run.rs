@@ -94,7 +94,7 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
     };
     let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer: spec.turns.is_some() };
     let clock = Clock::start();
-    let (received, made, mut health) = run_threads(spec, config, clock, requests, common, scripts, progress, stop)?;
+    let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, stop)?;
     let made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
     let (records, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &made, &*texts);
     health.schedule_lag = schedule_lag(&records, spec);
@@ -107,9 +107,8 @@ fn run_threads(
     spec: &LoadSpec,
     config: ReceiveConfig,
     clock: Clock,
-    requests: Requests,
+    (requests, scripts): (Requests, Arc<Scripts>),
     common: Common,
-    scripts: Arc<Scripts>,
     progress: &mut dyn Progress,
     stop: &Arc<StopSignal>,
 ) -> Result<(Received, Vec<Made>, ClientHealth), LoadError> {

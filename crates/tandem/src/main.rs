@@ -6,6 +6,7 @@
 mod cli;
 mod commands;
 mod exit;
+mod mode_args;
 mod network_args;
 mod signals;
 
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Plan(args) => commands::plan::plan(&args),
-        Command::Load(args) => commands::load::load(args),
+        Command::Load(args) => commands::load::load(*args),
         Command::Report(args) => commands::report::report(&args),
         Command::Compare(args) => commands::compare::compare(&args),
         Command::List => commands::list::list(),

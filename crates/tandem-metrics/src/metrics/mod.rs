@@ -11,6 +11,7 @@ pub mod benchmark_duration;
 pub mod e2e_output_throughput;
 pub mod effective_concurrency;
 pub mod effective_latency;
+pub mod effective_ttft;
 pub mod error_count;
 pub mod error_rate;
 pub mod good_fraction;
@@ -136,7 +137,7 @@ impl Unit {
 }
 
 /// All metrics in the order of a summary.
-pub static ALL: [&Metric; 31] = [
+pub static ALL: [&Metric; 32] = [
     &request_throughput::METRIC,
     &output_throughput::METRIC,
     &output_throughput_per_user::METRIC,
@@ -166,6 +167,7 @@ pub static ALL: [&Metric; 31] = [
     &steady_concurrency::METRIC,
     &send_lag::METRIC,
     &effective_latency::METRIC,
+    &effective_ttft::METRIC,
     &isl_mismatch::METRIC,
     &osl_mismatch::METRIC,
 ];
