@@ -232,7 +232,7 @@ def meets(request, slos):
     return True
 
 
-def figures(requests, warmup, load, n_gpus):
+def figures(requests, warmup, load, n_gpus, energy_j=None):
     """Metric name -> number, or statistics, as Tandem must have computed them."""
     kept = [r for r in requests if r.kept]
     found = {"request_count": len(kept), "error_count": len(requests) - len(kept)}
@@ -253,6 +253,13 @@ def figures(requests, warmup, load, n_gpus):
         duration = (max(r.start + r.offsets[-1] for r in kept) - min(r.start for r in kept)) / 1e9
     if duration:
         rates(found, kept, duration, n_gpus)
+    if duration and energy_j is not None:
+        osl = found["output_throughput"] * duration if found.get("output_throughput") is not None else None
+        total = found["total_throughput"] * duration if found.get("total_throughput") is not None else None
+        found |= {"gpu_energy": energy_j, "gpu_power": energy_j / duration, "energy_per_request": energy_j / len(kept)}
+        found["energy_per_output_token"] = energy_j / osl if osl else None
+        found["output_tokens_per_joule"] = osl / energy_j if osl is not None and energy_j > 0 else None
+        found["total_tokens_per_joule"] = total / energy_j if total is not None and energy_j > 0 else None
     if load["slos"]:
         good = sum(meets(r, load["slos"]) for r in kept)
         found["good_fraction"] = 100 * good / len(requests) if requests else None
@@ -444,7 +451,8 @@ def check_point(report, folder, point, n_gpus):
     requests = read_requests(report, directory / "profile_export.jsonl", "profiling", load["streaming"])
     warmup_path = directory / "profile_export_warmup.jsonl"
     warmup = read_requests(report, warmup_path, "warmup", load["streaming"]) if warmup_path.exists() else []
-    found = figures(requests, warmup, load, n_gpus)
+    energy = (point.get("telemetry") or {}).get("energy") or {}
+    found = figures(requests, warmup, load, n_gpus, energy.get("total_j"))
 
     where = f"{folder / 'result.json'}: {point['directory']}"
     check_summary(report, where, point["summary"], found)

@@ -20,8 +20,8 @@ pub fn build_engine(plan: &Plan, worker: &WorkerPlan) -> Result<Box<dyn Engine>,
             check_single_rank("modeled", worker)?;
             Ok(Box::new(ModeledEngine::new(plan.model.modeled, &worker.kv, plan.model.config.vocab_size)))
         }
-        EngineKind::DynamoTrtllm => Err(EngineError::Unsupported {
-            engine: "dynamo-trtllm",
+        other => Err(EngineError::Unsupported {
+            engine: other.name(),
             reason: "its workers are started on a cluster, not in this process".into(),
         }),
     }

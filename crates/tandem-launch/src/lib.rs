@@ -4,10 +4,11 @@
 //! themselves and announce. Each child is in a process group of its own and watches its
 //! standard input, so that it ends with the launcher even when that is killed.
 //!
-//! Reading order: `local` (a deployment on this machine), `process` (one child), `probe`
+//! Reading order: `engines` (what each engine needs, as data), `local` (a deployment on this machine), `process` (one child), `probe`
 //! (health and canaries over HTTP), `events` (the run's `events.jsonl`), `logs` (tails, cuts).
 //! Not here: the load (`tandem-load`), what a Plan should be (`tandem-recipe`).
 
+pub mod engines;
 pub mod error;
 pub mod events;
 pub mod local;

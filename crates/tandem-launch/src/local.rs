@@ -1,19 +1,21 @@
 //! A deployment on this machine: frontend and workers as child processes of the launcher.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tandem_plan::{EngineKind, Phase, Plan};
+use tandem_plan::{Address, Plan};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::engines::{self, Adapter, Binding, Step};
 use crate::error::LaunchError;
 use crate::events::EventLog;
 use crate::probe::Probe;
-use crate::process::{Exited, ProcessSpec, Processes};
+use crate::process::{Announcement, Exited, ProcessSpec, Processes};
 
-/// Pause between two looks at `/health`.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(20);
+/// Pause between two tries to reach a server's port.
+const PORT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The frontend's process name; workers have their names from the Plan.
 const FRONTEND: &str = "frontend";
@@ -30,8 +32,6 @@ pub struct LaunchOptions {
     pub run_dir: PathBuf,
     /// The deployment must be ready by then.
     pub ready_timeout: Duration,
-    /// Time between SIGTERM and SIGKILL at the end.
-    pub stop_grace: Duration,
     /// Key that the frontend asks for (handed on by the environment variable `TANDEM_API_KEY`, which children inherit).
     pub api_key: Option<String>,
 }
@@ -45,43 +45,79 @@ pub struct Deployment {
     events: EventLog,
     options: LaunchOptions,
     url: String,
+    adapter: Arc<dyn Adapter>,
+    binding: Binding,
 }
 
 impl Deployment {
-    /// Starts the frontend, then all workers. They are not ready yet: see [`Deployment::ready`].
+    /// Starts services and frontend, then all workers. They are not ready yet: see [`Deployment::ready`].
     ///
     /// # Errors
-    /// When a process cannot be started, or the frontend ends before it listens.
+    /// When a process cannot be started, or one ends before the next can start.
     pub async fn start(plan: &Plan, options: LaunchOptions, events: EventLog) -> Result<Self, LaunchError> {
-        if plan.engine == EngineKind::DynamoTrtllm {
-            let reason = "its engine is Dynamo with TensorRT-LLM, which needs GPUs and a cluster; `tandem plan` shows what it would start";
-            return Err(LaunchError::Unsupported(reason.into()));
+        let adapter: Arc<dyn Adapter> = engines::adapter(plan).into();
+        if let Some(reason) = adapter.needs_cluster(plan) {
+            return Err(LaunchError::Unsupported(reason));
         }
-        let mut processes = Processes::default();
-        let deadline = Instant::now() + options.ready_timeout;
-        let frontend = frontend_spec(&options);
-        let announcement = processes.start(&frontend)?.expect("the frontend announces its addresses");
+        let binding = Binding::local(plan, &options.run_dir, &options.program, adapter.ports(plan))
+            .map_err(|source| LaunchError::Io { path: options.run_dir.clone(), source })?;
+        for (name, text) in adapter.files(plan, &binding) {
+            write_below(&options.run_dir, &name, &text)?;
+        }
+        let url = adapter.url(plan, &binding);
+        let mut deployment = Deployment { processes: Processes::default(), exits: Vec::new(), events, options, url, adapter, binding };
+        let deadline = Instant::now() + deployment.options.ready_timeout;
+        for step in deployment.adapter.front(plan, &deployment.binding)? {
+            deployment.start_step(&step, deadline).await?;
+        }
+        for step in deployment.adapter.workers(plan, &deployment.binding)? {
+            deployment.start_step(&step, deadline).await?;
+        }
+        Ok(deployment)
+    }
+
+    /// Starts one process, and waits for what the next ones need of it.
+    async fn start_step(&mut self, step: &Step, deadline: Instant) -> Result<(), LaunchError> {
+        let announcement = self.processes.start(&ProcessSpec::of_step(step, &self.options.run_dir))?;
+        if let Some((name, pid)) = self.processes.pids().last() {
+            self.events.emit("process_started", json!({"name": name, "pid": pid}));
+        }
+        if let Some(announcement) = announcement {
+            self.take_addresses(step, announcement, deadline).await?;
+        }
+        if let Some(port) = step.wait_for_port {
+            let host = self.binding.address(step.nodes.first().copied().unwrap_or(0)).to_owned();
+            let open = wait_for_port(&host, port);
+            tokio::select! {
+                open = timeout_at(deadline, open) => open.map_err(|_| self.not_listening(&step.name))?,
+                exited = self.processes.next_exit() => return Err(LaunchError::Died(exited)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_addresses(&mut self, step: &Step, announcement: Announcement, deadline: Instant) -> Result<(), LaunchError> {
         let addresses = tokio::select! {
             addresses = timeout_at(deadline, announcement.read()) => addresses,
-            exited = processes.next_exit() => return Err(LaunchError::Died(exited)),
+            exited = self.processes.next_exit() => return Err(LaunchError::Died(exited)),
         };
-        let not_listening =
-            || LaunchError::NotReady { seconds: options.ready_timeout.as_secs(), state: "the frontend does not listen".into() };
         let addresses = match addresses {
             Ok(Some(addresses)) => addresses,
             // Its standard output ended, so it is about to be reaped: say how it ended.
-            Ok(None) => return Err(timeout_at(deadline, processes.next_exit()).await.map_or_else(|_| not_listening(), LaunchError::Died)),
-            Err(_) => return Err(not_listening()),
+            Ok(None) => {
+                let exited = timeout_at(deadline, self.processes.next_exit()).await;
+                return Err(exited.map_or_else(|_| self.not_listening(&step.name), LaunchError::Died));
+            }
+            Err(_) => return Err(self.not_listening(&step.name)),
         };
         let text = |key: &str| addresses[key].as_str().unwrap_or_default().to_owned();
-        let url = format!("http://{}", text("http"));
-        for worker in &plan.workers {
-            processes.start(&worker_spec(&options, &worker.name, worker.phase, worker.index, &text("control")))?;
-        }
-        for (name, pid) in processes.pids() {
-            events.emit("process_started", json!({"name": name, "pid": pid}));
-        }
-        Ok(Deployment { processes, exits: Vec::new(), events, options, url })
+        self.url = format!("http://{}", text("http"));
+        self.binding.control = split_address(&text("control"));
+        Ok(())
+    }
+
+    fn not_listening(&self, name: &str) -> LaunchError {
+        LaunchError::NotReady { seconds: self.options.ready_timeout.as_secs(), state: format!("the {name} does not listen") }
     }
 
     /// Waits for the exact worker counts, then sends a canary through every prefill-decode pair.
@@ -90,7 +126,7 @@ impl Deployment {
     /// [`LaunchError::Died`] as soon as a process ends, [`LaunchError::NotReady`] at the deadline, [`LaunchError::Canary`].
     pub async fn ready(&mut self, plan: &Plan) -> Result<(), LaunchError> {
         let probe = Probe::new(self.url.clone(), self.options.api_key.clone());
-        let check = check(probe, plan, self.options.ready_timeout);
+        let check = check(self.asked(probe, plan), self.options.ready_timeout);
         tokio::select! {
             // A death explains a failed probe better than the probe does.
             biased;
@@ -105,6 +141,16 @@ impl Deployment {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Requests that prefill workers have served so far; none when the engine does not tell.
+    pub async fn n_prefilled(&self, plan: &Plan) -> Option<u64> {
+        let probe = Probe::new(self.url.clone(), self.options.api_key.clone());
+        self.asked(probe, plan).ask(|adapter, probe, plan, binding| adapter.n_prefilled(probe, plan, binding)).await
+    }
+
+    fn asked(&self, probe: Probe, plan: &Plan) -> Asked {
+        Asked { adapter: self.adapter.clone(), probe, plan: Arc::new(plan.clone()), binding: self.binding.clone() }
     }
 
     /// Name and process id of every process.
@@ -144,70 +190,68 @@ impl Deployment {
 
     /// Ends every process and waits until all are gone.
     pub async fn stop(self) {
-        for exited in self.processes.stop(self.options.stop_grace).await {
+        for exited in self.processes.stop(self.adapter.stop_grace()).await {
             self.events.emit("process_stopped", json!({"name": exited.name, "code": exited.code, "signal": exited.signal}));
         }
     }
 }
 
-async fn check(probe: Probe, plan: &Plan, within: Duration) -> Result<(), LaunchError> {
+async fn check(asked: Asked, within: Duration) -> Result<(), LaunchError> {
     let deadline = Instant::now() + within;
+    let plan = asked.plan.clone();
     loop {
-        let asking = probe.clone();
-        let health = tokio::task::spawn_blocking(move || asking.health()).await.expect("a probe does not panic");
-        let state = match health {
-            Ok(health) if health.is_complete(plan) => break,
+        let state = match asked.ask(|adapter, probe, plan, binding| adapter.health(probe, plan, binding)).await {
+            Ok(health) if health.is_complete(&plan) => break,
             Ok(health) => format!("{} prefill and {} decode workers are registered", health.n_prefill, health.n_decode),
             Err(reason) => reason,
         };
         if Instant::now() >= deadline {
             return Err(LaunchError::NotReady { seconds: within.as_secs(), state });
         }
-        sleep(HEALTH_INTERVAL).await;
+        sleep(asked.adapter.health_interval()).await;
     }
-    for prefill in plan.workers_of(Phase::Prefill) {
-        for decode in plan.workers_of(Phase::Decode) {
-            let (asking, model) = (probe.clone(), plan.model.served_name.clone());
-            let (p, d) = (prefill.name.clone(), decode.name.clone());
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-            let answer = tokio::task::spawn_blocking(move || asking.canary(&model, &p, &d, left)).await;
-            answer.expect("a probe does not panic").map_err(|reason| LaunchError::Canary {
-                prefill: prefill.name.clone(),
-                decode: decode.name.clone(),
-                reason,
-            })?;
-        }
+    for pair in engines::pairs(&plan) {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let through = pair.clone();
+        let answer = asked.ask(move |adapter, probe, plan, _| adapter.canary(probe, plan, &through, left)).await;
+        answer.map_err(|reason| LaunchError::Canary { prefill: pair.prefill, decode: pair.decode, reason })?;
     }
     Ok(())
 }
 
-/// The log of a worker, as the recipe names it (counted from 1).
-#[must_use]
-pub fn worker_log(run_dir: &Path, phase: Phase, index: u32) -> PathBuf {
-    run_dir.join("logs").join(format!("output_{phase}_{}.log", index + 1))
+/// Whom to ask about what; its questions block, so each gets a thread.
+struct Asked {
+    adapter: Arc<dyn Adapter>,
+    probe: Probe,
+    plan: Arc<Plan>,
+    binding: Binding,
 }
 
-fn frontend_spec(options: &LaunchOptions) -> ProcessSpec {
-    ProcessSpec {
-        name: FRONTEND.into(),
-        program: options.program.clone(),
-        args: vec!["serve".into(), "--plan".into(), plan_path(options), "--announce".into(), "--stop-with-stdin".into()],
-        log: options.run_dir.join("logs/output_server.log"),
-        announces: true,
+impl Asked {
+    async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&dyn Adapter, &Probe, &Plan, &Binding) -> T + Send + 'static) -> T {
+        let (adapter, probe, plan, binding) = (self.adapter.clone(), self.probe.clone(), self.plan.clone(), self.binding.clone());
+        let asked = tokio::task::spawn_blocking(move || question(adapter.as_ref(), &probe, &plan, &binding));
+        asked.await.expect("a probe does not panic")
     }
 }
 
-fn worker_spec(options: &LaunchOptions, name: &str, phase: Phase, index: u32, control: &str) -> ProcessSpec {
-    let args = ["worker", "--plan", &plan_path(options), "--name", name, "--frontend", control, "--stop-with-stdin"];
-    ProcessSpec {
-        name: name.into(),
-        program: options.program.clone(),
-        args: args.iter().map(ToString::to_string).collect(),
-        log: worker_log(&options.run_dir, phase, index),
-        announces: false,
+/// Pends until something listens there.
+async fn wait_for_port(host: &str, port: u16) {
+    while tokio::net::TcpStream::connect((host, port)).await.is_err() {
+        sleep(PORT_INTERVAL).await;
     }
 }
 
-fn plan_path(options: &LaunchOptions) -> String {
-    options.run_dir.join("plan.json").display().to_string()
+fn split_address(text: &str) -> Option<Address> {
+    let (host, port) = text.rsplit_once(':')?;
+    Some(Address { host: host.to_owned(), port: port.parse().ok()? })
+}
+
+fn write_below(dir: &Path, name: &str, text: &str) -> Result<(), LaunchError> {
+    let path = dir.join(name);
+    let write = || {
+        std::fs::create_dir_all(path.parent().unwrap_or(dir))?;
+        std::fs::write(&path, text)
+    };
+    write().map_err(|source| LaunchError::Io { path: path.clone(), source })
 }

@@ -1,4 +1,4 @@
-//! Asks a frontend over HTTP whether it serves: worker counts, and canary requests.
+//! Asks a frontend over HTTP: JSON documents, and canary requests whose answer is checked.
 
 use std::time::Duration;
 
@@ -37,6 +37,22 @@ impl Health {
     }
 }
 
+/// The good answer to a canary.
+#[derive(Debug)]
+pub struct Answer {
+    headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Value,
+}
+
+impl Answer {
+    /// The value of a header, by its lower-case name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
 impl Probe {
     /// A probe of the frontend at `base`, e.g. `http://127.0.0.1:8000`.
     #[must_use]
@@ -46,54 +62,76 @@ impl Probe {
         Probe { agent: config.new_agent(), base, api_key }
     }
 
-    /// The ready workers of each phase.
-    ///
-    /// # Errors
-    /// A text that says what was wrong, for the not-ready message.
-    pub fn health(&self) -> Result<Health, String> {
-        let request = self.agent.get(format!("{}/health", self.base)).config().timeout_global(Some(PROBE_TIMEOUT)).build();
-        let mut response = request.call().map_err(|e| e.to_string())?;
-        let body: Value = response.body_mut().read_json().map_err(|e| e.to_string())?;
-        let ready = |phase: &str| -> Result<u32, String> {
-            let n = body["workers"][phase]["ready"].as_u64().ok_or_else(|| format!("/health lacks workers.{phase}.ready"))?;
-            u32::try_from(n).map_err(|e| e.to_string())
-        };
-        Ok(Health { n_prefill: ready("prefill")?, n_decode: ready("decode")? })
+    /// The same questions to another server.
+    #[must_use]
+    pub fn at(&self, base: String) -> Self {
+        Probe { base, ..self.clone() }
     }
 
-    /// Sends one request through the given pair and checks what comes back.
+    /// A text document; any status.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn get_text(&self, path: &str) -> Result<String, String> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(key) = &self.api_key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let mut response = request.config().timeout_global(Some(PROBE_TIMEOUT)).build().call().map_err(|e| e.to_string())?;
+        response.body_mut().read_to_string().map_err(|e| e.to_string())
+    }
+
+    /// Whether `path` is answered with success.
+    #[must_use]
+    pub fn is_ok(&self, path: &str) -> bool {
+        let request = self.agent.get(format!("{}{path}", self.base)).config().timeout_global(Some(PROBE_TIMEOUT)).build();
+        request.call().is_ok_and(|response| response.status().is_success())
+    }
+
+    /// A JSON document; any status, since servers that are not ready say why in one.
+    ///
+    /// # Errors
+    /// Why there is no such answer.
+    pub fn get_json(&self, path: &str) -> Result<Value, String> {
+        let text = self.get_text(path)?;
+        serde_json::from_str(&text).map_err(|e| format!("{path}: {e}"))
+    }
+
+    /// Sends one short chat request, with `headers` and the fields of `extra`, and checks that it got the tokens it asked for.
     ///
     /// # Errors
     /// A text that says what was wrong.
-    pub fn canary(&self, model: &str, prefill: &str, decode: &str, timeout: Duration) -> Result<(), String> {
-        let body = json!({
+    pub fn canary(&self, model: &str, headers: &[(&str, &str)], extra: Option<(&str, Value)>, timeout: Duration) -> Result<Answer, String> {
+        let mut body = json!({
             "model": model,
             "messages": [{"role": "user", "content": "Is anybody there?"}],
             "max_tokens": CANARY_TOKENS, "min_tokens": CANARY_TOKENS, "ignore_eos": true, "temperature": 0,
         });
-        let mut request = self
-            .agent
-            .post(format!("{}/v1/chat/completions", self.base))
-            .header("x-tandem-prefill", prefill)
-            .header("x-tandem-decode", decode);
+        if let Some((name, value)) = extra {
+            body[name] = value;
+        }
+        let mut request = self.agent.post(format!("{}/v1/chat/completions", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(key) = &self.api_key {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         let mut response = request.config().timeout_global(Some(timeout)).build().send_json(&body).map_err(|e| e.to_string())?;
-        let served = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or("nobody").to_owned();
-        let (by_prefill, by_decode) = (served("x-tandem-prefill-worker"), served("x-tandem-decode-worker"));
         let status = response.status();
-        let answer: Value = response.body_mut().read_json().map_err(|e| format!("status {status}: {e}"))?;
+        let named = response.headers().iter().filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())));
+        let headers = named.collect();
+        let text = response.body_mut().read_to_string().map_err(|e| format!("status {status}: {e}"))?;
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
         if !status.is_success() {
-            return Err(format!("status {status}: {}", answer["error"]["message"].as_str().unwrap_or("no message")));
+            // OpenAI's error object, or Dynamo's flat one.
+            let message = body["error"]["message"].as_str().or_else(|| body["message"].as_str());
+            return Err(format!("status {status}: {}", message.unwrap_or("no message")));
         }
-        if (by_prefill.as_str(), by_decode.as_str()) != (prefill, decode) {
-            return Err(format!("it was served by {by_prefill} and {by_decode}"));
-        }
-        let n_tokens = answer["usage"]["completion_tokens"].as_u64();
+        let n_tokens = body["usage"]["completion_tokens"].as_u64();
         if n_tokens != Some(u64::from(CANARY_TOKENS)) {
             return Err(format!("it has {n_tokens:?} tokens instead of {CANARY_TOKENS}"));
         }
-        Ok(())
+        Ok(Answer { headers, body })
     }
 }

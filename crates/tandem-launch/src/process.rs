@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::engines::Step;
 use crate::error::LaunchError;
 use crate::logs;
 
@@ -31,6 +32,30 @@ pub struct ProcessSpec {
     pub log: PathBuf,
     /// Whether the first line of standard output is an announcement for the launcher.
     pub announces: bool,
+    /// Variables to set.
+    pub env: Vec<(String, String)>,
+    /// Variables to remove.
+    pub unset: Vec<&'static str>,
+    /// Processes are told to end in rising order.
+    pub stop_order: u8,
+}
+
+impl ProcessSpec {
+    /// The process of a step on this machine; its log is below `run_dir`.
+    #[must_use]
+    pub fn of_step(step: &Step, run_dir: &Path) -> Self {
+        let (program, args) = step.argv.split_first().map_or((PathBuf::new(), Vec::new()), |(p, args)| (PathBuf::from(p), args.to_vec()));
+        ProcessSpec {
+            name: step.name.clone(),
+            program,
+            args,
+            log: run_dir.join(&step.log),
+            announces: step.announces,
+            env: step.env.clone(),
+            unset: step.unset.clone(),
+            stop_order: step.stop_order,
+        }
+    }
 }
 
 /// A process that ended.
@@ -67,8 +92,9 @@ impl fmt::Display for Exited {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Want {
     Run,
-    Terminate,
-    Kill,
+    /// Those up to this stop order end.
+    Terminate(u8),
+    Kill(u8),
 }
 
 /// The processes of a deployment. Dropping it kills what still runs.
@@ -77,11 +103,13 @@ pub struct Processes {
     tasks: JoinSet<Exited>,
     want: watch::Sender<Want>,
     pids: Vec<(String, u32)>,
+    /// Stop order of each process that has not been seen to end.
+    orders: Vec<(String, u8)>,
 }
 
 impl Default for Processes {
     fn default() -> Self {
-        Processes { tasks: JoinSet::new(), want: watch::Sender::new(Want::Run), pids: Vec::new() }
+        Processes { tasks: JoinSet::new(), want: watch::Sender::new(Want::Run), pids: Vec::new(), orders: Vec::new() }
     }
 }
 
@@ -94,8 +122,13 @@ impl Processes {
         let log = File::create(&spec.log).map_err(|source| LaunchError::Io { path: spec.log.clone(), source })?;
         let spawn = || -> std::io::Result<Child> {
             let stdout = if spec.announces { Stdio::piped() } else { Stdio::from(log.try_clone()?) };
-            Command::new(&spec.program)
+            let mut command = Command::new(&spec.program);
+            for name in &spec.unset {
+                command.env_remove(name);
+            }
+            command
                 .args(&spec.args)
+                .envs(spec.env.iter().map(|(name, value)| (name, value)))
                 .stdin(Stdio::piped())
                 .stdout(stdout)
                 .stderr(Stdio::from(log.try_clone()?))
@@ -106,7 +139,8 @@ impl Processes {
         let mut child = spawn().map_err(|source| LaunchError::Spawn { name: spec.name.clone(), source })?;
         self.pids.extend(child.id().map(|pid| (spec.name.clone(), pid)));
         let announcement = child.stdout.take().map(|stdout| Announcement { reader: BufReader::new(stdout) });
-        self.tasks.spawn(own(child, spec.name.clone(), spec.log.clone(), self.want.subscribe()));
+        self.orders.push((spec.name.clone(), spec.stop_order));
+        self.tasks.spawn(own(child, spec.name.clone(), spec.log.clone(), spec.stop_order, self.want.subscribe()));
         Ok(announcement)
     }
 
@@ -120,32 +154,46 @@ impl Processes {
     pub async fn next_exit(&mut self) -> Exited {
         loop {
             match self.tasks.join_next().await {
-                Some(Ok(exited)) => return exited,
+                Some(Ok(exited)) => {
+                    self.orders.retain(|(name, _)| *name != exited.name);
+                    return exited;
+                }
                 Some(Err(error)) => tracing::error!(%error, "a process task failed"),
                 None => std::future::pending().await,
             }
         }
     }
 
-    /// Ends everything: SIGTERM, and SIGKILL for what still runs after `grace`. Returns how each ended.
+    /// Ends everything, one stop order after the other: SIGTERM, and SIGKILL for what still runs after `grace`. Returns how each ended.
     pub async fn stop(mut self, grace: Duration) -> Vec<Exited> {
         let mut exits = Vec::new();
-        self.want.send_replace(Want::Terminate);
-        let mut drain = async |tasks: &mut JoinSet<Exited>| {
-            while let Some(exit) = tasks.join_next().await {
-                exits.extend(exit.ok());
+        while let Some(order) = self.orders.iter().map(|(_, order)| *order).min() {
+            self.want.send_replace(Want::Terminate(order));
+            if tokio::time::timeout(grace, self.drain(order, &mut exits)).await.is_err() {
+                self.want.send_replace(Want::Kill(order));
+                self.drain(order, &mut exits).await;
             }
-        };
-        if tokio::time::timeout(grace, drain(&mut self.tasks)).await.is_err() {
-            self.want.send_replace(Want::Kill);
-            drain(&mut self.tasks).await;
         }
         exits
+    }
+
+    /// Waits until no process of `order` or below runs. Safe to cancel: what has ended is in `exits`.
+    async fn drain(&mut self, order: u8, exits: &mut Vec<Exited>) {
+        while self.orders.iter().any(|(_, o)| *o <= order) {
+            match self.tasks.join_next().await {
+                Some(Ok(exited)) => {
+                    self.orders.retain(|(name, _)| *name != exited.name);
+                    exits.push(exited);
+                }
+                Some(Err(error)) => tracing::error!(%error, "a process task failed"),
+                None => self.orders.clear(),
+            }
+        }
     }
 }
 
 /// Owns one child until it ends. Only this task signals it, so a reaped process id is never signalled.
-async fn own(mut child: Child, name: String, log: PathBuf, mut want: watch::Receiver<Want>) -> Exited {
+async fn own(mut child: Child, name: String, log: PathBuf, stop_order: u8, mut want: watch::Receiver<Want>) -> Exited {
     // Held until the end: the child stops when this closes. Waiting would drop it if it stayed in `child`.
     let _stdin = child.stdin.take();
     let status = loop {
@@ -158,9 +206,9 @@ async fn own(mut child: Child, name: String, log: PathBuf, mut want: watch::Rece
                     break child.wait().await;
                 }
                 match *want.borrow_and_update() {
-                    Want::Run => {}
-                    Want::Terminate => signal_group(&child, Signal::TERM),
-                    Want::Kill => signal_group(&child, Signal::KILL),
+                    Want::Terminate(order) if order == stop_order => signal_group(&child, Signal::TERM),
+                    Want::Kill(order) if order == stop_order => signal_group(&child, Signal::KILL),
+                    Want::Run | Want::Terminate(_) | Want::Kill(_) => {}
                 }
             }
         }
@@ -212,6 +260,9 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             log: dir.path().join(format!("{name}.log")),
             announces,
+            env: Vec::new(),
+            unset: Vec::new(),
+            stop_order: 0,
         }
     }
 
@@ -266,6 +317,24 @@ mod tests {
     fn is_running(pid: Pid) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
         stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
+    }
+
+    #[tokio::test]
+    async fn what_stops_later_outlives_what_stops_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut processes = Processes::default();
+        // Each notes its own end; the service would note its end first if both were told at once.
+        let script = "trap 'sleep $PAUSE; echo $NAME >>\"$ENDS\"; exit 0' TERM; echo '{}'; while :; do sleep 0.01; done";
+        for (name, order, pause) in [("service", 1, "0"), ("worker", 0, "0.3")] {
+            let mut spec = shell(&dir, name, script, true);
+            spec.stop_order = order;
+            let ends = dir.path().join("ends").display().to_string();
+            spec.env = [("NAME", name), ("PAUSE", pause), ("ENDS", &ends)].map(|(n, v)| (n.to_owned(), v.to_owned())).to_vec();
+            let announcement = processes.start(&spec).unwrap().expect("announces");
+            assert!(soon(announcement.read()).await.is_some());
+        }
+        soon(processes.stop(Duration::from_secs(15))).await;
+        assert_eq!(std::fs::read_to_string(dir.path().join("ends")).unwrap(), "worker\nservice\n");
     }
 
     #[tokio::test]

@@ -13,13 +13,15 @@ use tandem_plan::Nanos;
 pub struct Clock {
     origin: Instant,
     origin_unix_nanos: u64,
+    origin_monotonic_nanos: u64,
 }
 
 impl Clock {
     /// A clock whose zero is now.
     #[must_use]
     pub fn start() -> Self {
-        Self { origin: Instant::now(), origin_unix_nanos: unix_nanos() }
+        let origin = Instant::now();
+        Self { origin, origin_unix_nanos: unix_nanos(), origin_monotonic_nanos: monotonic_origin(origin) }
     }
 
     /// Time since the origin.
@@ -38,6 +40,12 @@ impl Clock {
     #[must_use]
     pub fn from_other(&self, other: &Clock, time: Nanos) -> Nanos {
         self.at(other.origin + time.into())
+    }
+
+    /// The origin on the machine's monotonic clock, which all its processes share; nanoseconds.
+    #[must_use]
+    pub fn origin_monotonic_nanos(&self) -> u64 {
+        self.origin_monotonic_nanos
     }
 
     /// Wall time of the origin, nanoseconds since the Unix epoch.
@@ -78,6 +86,21 @@ impl WallOffset {
     pub(crate) fn distance(self, other: Self) -> Nanos {
         Nanos(self.wall_at_origin.abs_diff(other.wall_at_origin))
     }
+}
+
+/// `origin` on `CLOCK_MONOTONIC`: the tightest of a few readings between two of `Instant`.
+fn monotonic_origin(origin: Instant) -> u64 {
+    let mut best = (u64::MAX, 0);
+    for _ in 0..5 {
+        let before = Nanos::from(origin.elapsed()).0;
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let after = Nanos::from(origin.elapsed()).0;
+        let monotonic = u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0);
+        if after - before < best.0 {
+            best = (after - before, monotonic.saturating_sub(before + (after - before) / 2));
+        }
+    }
+    best.1
 }
 
 fn unix_nanos() -> u64 {

@@ -6,7 +6,7 @@ use tandem_metrics::{LoadPhase, Reason, RequestRecord, Verdict};
 use tandem_plan::Nanos;
 
 /// How the client itself fared in a run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ClientHealth {
     /// What the receive thread counted.
     pub receive: ReceiveHealth,
@@ -268,6 +268,25 @@ pub fn in_flight(records: &[RequestRecord]) -> (f64, u32) {
     }
     let mean = if to > from { area / (to - from) as f64 } else { peak as f64 };
     (mean, u32::try_from(peak).unwrap_or(0))
+}
+
+/// CPU time of this process, all threads.
+#[cfg(unix)]
+#[must_use]
+pub fn process_cpu() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    use nix::sys::time::TimeValLike;
+
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return Duration::ZERO };
+    let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// CPU time of this process: not known here.
+#[cfg(not(unix))]
+#[must_use]
+pub fn process_cpu() -> Duration {
+    Duration::ZERO
 }
 
 /// CPU time of the calling thread.

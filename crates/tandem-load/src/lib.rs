@@ -6,7 +6,7 @@
 //! behind it. A request's failure is its record's outcome; nothing is dropped.
 //!
 //! Reading order: `spec`, `run`, `pacing`, `transport`, `decode`, `prompts`, `health`, `paced` (a server
-//! that logs when it really sent, to measure this crate against).
+//! that logs when it really sent, to measure this crate against), `selftest` (what a host can measure).
 //! Not here: statistics, files, reports (`tandem-metrics`), and anything about how a server was deployed.
 
 pub mod clock;
@@ -18,6 +18,7 @@ pub mod pacing;
 pub mod progress;
 pub mod prompts;
 pub mod run;
+pub mod selftest;
 pub mod spec;
 pub mod stop;
 pub mod target;

@@ -124,7 +124,7 @@ impl Stats {
 /// The `p`th percentile of `len` ascending values that `at` yields.
 ///
 /// numpy interpolates from the nearer end, which differs from the textbook formula in the last bit.
-fn percentile(len: usize, p: f64, at: impl Fn(usize) -> f64) -> f64 {
+pub(crate) fn percentile(len: usize, p: f64, at: impl Fn(usize) -> f64) -> f64 {
     let position = (p / 100.0) * (len - 1) as f64;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= position <= len - 1")]
     let lo = position.floor() as usize;

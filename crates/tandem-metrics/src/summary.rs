@@ -34,18 +34,24 @@ pub enum Figure {
 }
 
 impl Summary {
-    /// Computes every metric that applies.
+    /// Computes every metric that applies, without telemetry.
     #[must_use]
     pub fn of(records: &[RequestRecord], load: &Load) -> Summary {
-        let sample = Sample::new(records, load);
+        Summary::of_sample(&Sample::new(records, load))
+    }
+
+    /// Computes every metric that applies.
+    #[must_use]
+    pub fn of_sample(sample: &Sample<'_>) -> Summary {
+        let load = sample.load;
         let applies = |metric: &&&'static Metric| load.streaming || !metric.streaming_only;
         let figures =
-            metrics::ALL.iter().filter(applies).filter_map(|metric| figure(metric, &sample).map(|figure| (metric.name, figure))).collect();
+            metrics::ALL.iter().filter(applies).filter_map(|metric| figure(metric, sample).map(|figure| (metric.name, figure))).collect();
         let mut outcomes = BTreeMap::new();
         for record in &sample.profiling {
             *outcomes.entry(record.outcome.as_str()).or_default() += 1;
         }
-        Summary { load: load.clone(), outcomes, validity: Validity::of(&sample), figures }
+        Summary { load: load.clone(), outcomes, validity: Validity::of(sample), figures }
     }
 
     /// The value of a metric, if it has one here.
@@ -93,7 +99,7 @@ impl Figure {
     }
 }
 
-fn figure(metric: &Metric, sample: &Sample<'_>) -> Option<Figure> {
+pub(crate) fn figure(metric: &Metric, sample: &Sample<'_>) -> Option<Figure> {
     let scale = metric.unit.scale();
     match metric.kind {
         Kind::Record(value) => {
@@ -109,7 +115,7 @@ fn figure(metric: &Metric, sample: &Sample<'_>) -> Option<Figure> {
     }
 }
 
-fn figure_json(metric: &Metric, figure: Figure) -> Value {
+pub(crate) fn figure_json(metric: &Metric, figure: Figure) -> Value {
     let mut entry = Map::new();
     entry.insert("unit".to_owned(), metric.unit.as_str().into());
     match figure {

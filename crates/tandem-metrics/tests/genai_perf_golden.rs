@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use tandem_metrics::artifacts::telemetry::{GPU_METRICS, GpuSample};
-use tandem_metrics::artifacts::{InputConfig, PointContext, Stimulus, Telemetry, foreign, render_point};
+use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointContext, Stimulus, Telemetry, foreign, render_point};
 use tandem_metrics::{Chunk, Load, LoadPhase, RequestRecord, RunClock, Slo, Stats};
 
 /// Some instant before the first request of every case.
@@ -83,6 +83,8 @@ fn check(case: &str, json_text: &str, csv_text: &str) {
         },
         payloads: Vec::new(),
         telemetry: telemetry(case["telemetry"].as_object().expect("a map")),
+        measured: None,
+        options: ArtifactOptions::default(),
     };
     let artifacts = render_point(&records, &context);
     let file = |name: &str| {

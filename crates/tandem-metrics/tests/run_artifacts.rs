@@ -1,7 +1,9 @@
 //! The files about a whole run, word for word.
 
 use tandem_metrics::artifacts::result::run_validity;
-use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point, render_run};
+use tandem_metrics::artifacts::{
+    ArtifactOptions, InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point, render_run,
+};
 use tandem_metrics::{Chunk, Load, LoadPhase, Reason, RequestRecord, RunClock, Verdict};
 
 fn point(concurrency: u32, gap_ns: u64) -> PointArtifacts {
@@ -40,6 +42,8 @@ fn point(concurrency: u32, gap_ns: u64) -> PointArtifacts {
         },
         payloads: Vec::new(),
         telemetry: None,
+        measured: None,
+        options: ArtifactOptions::default(),
     };
     render_point(&records, &context)
 }

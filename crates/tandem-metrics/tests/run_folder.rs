@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point, render_run};
+use tandem_metrics::artifacts::{
+    ArtifactOptions, InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point, render_run,
+};
 use tandem_metrics::{Chunk, ChunkKind, FailureKind, Load, LoadPhase, Outcome, RequestRecord, RunClock, Slo, Verdict};
 
 const MS: u64 = 1_000_000;
@@ -96,6 +98,8 @@ fn point(case: &Case, concurrency: u32) -> PointArtifacts {
         },
         payloads: vec![json!({"model": "nano", "messages": [{"role": "user", "content": "hello"}], "stream": case.streaming})],
         telemetry: None,
+        measured: None,
+        options: ArtifactOptions::default(),
     };
     render_point(&records(case, concurrency), &context)
 }

@@ -140,8 +140,10 @@ impl MemoryAnswer {
 }
 
 fn stage_memory(q: &MemoryQuestion<'_>, stage: u32, workspace: Bytes) -> StageMemory {
-    let mut weights = rank_weights(q.config, q.weight_dtype, &q.layout, stage, q.loaded);
-    if q.engine != EngineKind::DynamoTrtllm {
+    // A mocker loads nothing, and what an external server loads is its own affair.
+    let loads = q.engine.is_on_gpu() || q.engine.is_embedded();
+    let mut weights = if loads { rank_weights(q.config, q.weight_dtype, &q.layout, stage, q.loaded) } else { Bytes(0) };
+    if q.engine.is_embedded() {
         weights.0 += host_copies(q.config, q.weight_dtype, &q.layout, stage).0;
     }
     let kv_bytes_per_token = kv_bytes_per_token(q.config, q.kv_dtype, &q.layout, stage, q.loaded.mtp);
@@ -158,8 +160,9 @@ fn stage_memory(q: &MemoryQuestion<'_>, stage: u32, workspace: Bytes) -> StageMe
 /// Memory that neither weights nor KV cache may use.
 fn workspace(q: &MemoryQuestion<'_>) -> Bytes {
     match q.engine {
-        EngineKind::DynamoTrtllm => Bytes(GPU_RUNTIME.0 + GPU_ACTIVATIONS.0),
-        EngineKind::Cpu | EngineKind::Modeled => host_workspace(q.config, &q.limits),
+        EngineKind::DynamoMocker | EngineKind::External => Bytes(0),
+        engine if engine.is_on_gpu() => Bytes(GPU_RUNTIME.0 + GPU_ACTIVATIONS.0),
+        _ => host_workspace(q.config, &q.limits),
     }
 }
 

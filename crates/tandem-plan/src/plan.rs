@@ -62,6 +62,45 @@ pub enum EngineKind {
     Modeled,
     /// NVIDIA Dynamo with TensorRT-LLM workers, on a cluster.
     DynamoTrtllm,
+    /// NVIDIA Dynamo with its mocker: everything but the computation.
+    DynamoMocker,
+    /// NVIDIA Dynamo with vLLM workers.
+    DynamoVllm,
+    /// NVIDIA Dynamo with SGLang workers.
+    DynamoSglang,
+    /// TensorRT-LLM's own disaggregated server.
+    TrtllmServe,
+    /// A deployment that is there already.
+    External,
+}
+
+impl EngineKind {
+    /// The name used in files and flags.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            EngineKind::Cpu => "cpu",
+            EngineKind::Modeled => "modeled",
+            EngineKind::DynamoTrtllm => "dynamo-trtllm",
+            EngineKind::DynamoMocker => "dynamo-mocker",
+            EngineKind::DynamoVllm => "dynamo-vllm",
+            EngineKind::DynamoSglang => "dynamo-sglang",
+            EngineKind::TrtllmServe => "trtllm-serve",
+            EngineKind::External => "external",
+        }
+    }
+
+    /// Whether its ranks hold weights on GPUs.
+    #[must_use]
+    pub const fn is_on_gpu(self) -> bool {
+        matches!(self, EngineKind::DynamoTrtllm | EngineKind::DynamoVllm | EngineKind::DynamoSglang | EngineKind::TrtllmServe)
+    }
+
+    /// Whether it is this program's own.
+    #[must_use]
+    pub const fn is_embedded(self) -> bool {
+        matches!(self, EngineKind::Cpu | EngineKind::Modeled)
+    }
 }
 
 /// What is served, and from where its weights come.
@@ -338,7 +377,9 @@ impl Plan {
     #[must_use]
     pub fn deployment_hash(&self) -> String {
         let mut deployment = self.clone();
-        deployment.knobs.clear();
+        // How an engine is started is recorded in its knobs only.
+        deployment.knobs.retain(|name, _| name.starts_with("ENGINE_"));
+        deployment.knobs.values_mut().for_each(|record| record.layer.clear());
         deployment.load = LoadPlan { isl: 0, osl: 0, streaming: false, seed: 0, request_timeout_ms: 0, points: Vec::new() };
         deployment.hash()
     }

@@ -1,4 +1,4 @@
-//! The recipes that ship: `nano` (the default), `tiny` (for tests) and `deepseek-r1` (the published configurations).
+//! The recipes that ship: `nano` (the default), `tiny` (for tests), `mocker` (Dynamo without a GPU) and `deepseek-r1` (the published configurations).
 
 use tandem_plan::GpuType;
 
@@ -23,7 +23,7 @@ pub struct Builtin {
 pub const DEFAULT_RECIPE: &str = "nano";
 
 /// Every recipe, the default first.
-pub const BUILTINS: &[Builtin] = &[NANO, TINY, DEEPSEEK_R1];
+pub const BUILTINS: &[Builtin] = &[NANO, TINY, MOCKER, DEEPSEEK_R1];
 
 /// The trained DeepSeek-V3-architecture model that ships with the binary, disaggregated on two cores.
 const NANO: Builtin = Builtin {
@@ -62,6 +62,27 @@ const TINY: Builtin = Builtin {
         ("CONCURRENCY", "2"),
         ("MULTI_ROUND", "4"),
         ("REQUEST_TIMEOUT_S", "60"),
+    ],
+    by_gpu: &[],
+};
+
+/// NVIDIA Dynamo without a GPU: its real frontend and router before mock workers.
+const MOCKER: Builtin = Builtin {
+    name: "mocker",
+    about: "NVIDIA Dynamo's frontend and mock workers on this machine, disaggregated, no GPU; needs ENGINE_PYTHON and MODEL",
+    gpu_types: &[GpuType::Cpu],
+    common: &[
+        ("ENGINE", "dynamo-mocker"),
+        ("MODEL", "deepseek-r1"),
+        ("SERVED_MODEL_NAME", "deepseek-r1"),
+        ("OSL", "32"),
+        ("CTX_MAX_BATCH_SIZE", "16"),
+        ("CTX_MAX_NUM_TOKENS", "8192"),
+        ("GEN_MAX_BATCH_SIZE", "64"),
+        ("GEN_MAX_NUM_TOKENS", "64"),
+        ("DEVICE_MEMORY", "16GiB"),
+        ("KV_DTYPE", "bf16"),
+        ("ROUTING", "round-robin"),
     ],
     by_gpu: &[],
 };

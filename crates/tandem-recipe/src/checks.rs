@@ -3,6 +3,7 @@
 use tandem_plan::memory::{MemoryAnswer, Verdict, memory};
 use tandem_plan::{Bytes, EngineKind, GpuType, KvDtype, Phase};
 
+use crate::builtin;
 use crate::error::{PlanError, Problem};
 use crate::planner::{Draft, Servers, layout};
 
@@ -39,20 +40,31 @@ fn check_size(draft: &Draft<'_>) -> Check {
 
 fn check_engine(draft: &Draft<'_>) -> Check {
     match draft.settings.engine {
-        EngineKind::DynamoTrtllm => check_dynamo(draft),
         EngineKind::Cpu => check_cpu(draft),
-        EngineKind::Modeled => Ok(()),
+        engine if engine.is_on_gpu() => check_on_gpu(draft),
+        EngineKind::DynamoMocker => check_mocker(draft),
+        _ => Ok(()),
     }
 }
 
-fn check_dynamo(draft: &Draft<'_>) -> Check {
-    const ENGINE: &str = "dynamo-trtllm";
+/// The mocker computes nothing, and yet its frontend needs a tokenizer with a chat template.
+fn check_mocker(draft: &Draft<'_>) -> Check {
+    if builtin::MODELS.contains(&draft.settings.model.as_str()) && matches!(draft.settings.tokenizer.as_str(), "auto" | "bytes" | "") {
+        let what = format!("model {} without a Hugging Face directory", draft.settings.model);
+        let advice = "set MODEL or TOKENIZER to a directory with config.json, tokenizer.json and tokenizer_config.json (`tests/dynamo/install.sh DIR` makes one)";
+        return Err(draft.fail("MODEL", Problem::EngineLacks { engine: "dynamo-mocker", what, advice }));
+    }
+    Ok(())
+}
+
+fn check_on_gpu(draft: &Draft<'_>) -> Check {
+    let engine = draft.settings.engine.name();
     if draft.case.gpu == GpuType::Cpu {
         let advice = "use ENGINE=cpu or ENGINE=modeled here, or the recipe deepseek-r1 on a cluster";
-        return Err(draft.fail("ENGINE", Problem::EngineOnGpu { engine: ENGINE, gpu: draft.case.gpu.to_string(), advice }));
+        return Err(draft.fail("ENGINE", Problem::EngineOnGpu { engine, gpu: draft.case.gpu.to_string(), advice }));
     }
     if draft.settings.kv_dtype == KvDtype::F32 {
-        let problem = Problem::EngineLacks { engine: ENGINE, what: "KV cache in f32".to_owned(), advice: "use KV_DTYPE=fp8 or bf16" };
+        let problem = Problem::EngineLacks { engine, what: "KV cache in f32".to_owned(), advice: "use KV_DTYPE=fp8 or bf16" };
         return Err(draft.fail("KV_DTYPE", problem));
     }
     Ok(())
@@ -83,8 +95,11 @@ fn check_ports(draft: &Draft<'_>) -> Check {
     let s = &draft.settings;
     let frontend = ("DYNAMO_FRONTEND_PORT", s.dynamo_frontend_port);
     let ports = match s.engine {
-        EngineKind::DynamoTrtllm => vec![frontend, ("ETCD_SERVER_PORT", s.etcd_server_port), ("NATS_SERVER_PORT", s.nats_server_port)],
-        EngineKind::Cpu | EngineKind::Modeled => vec![frontend, ("CONTROL_PORT", s.control_port)],
+        EngineKind::External => Vec::new(),
+        engine if !engine.is_embedded() => {
+            vec![frontend, ("ETCD_SERVER_PORT", s.etcd_server_port), ("NATS_SERVER_PORT", s.nats_server_port)]
+        }
+        _ => vec![frontend, ("CONTROL_PORT", s.control_port)],
     };
     for (i, &(knob, port)) in ports.iter().enumerate() {
         if let Some(&(other, _)) = ports[..i].iter().find(|(_, p)| *p == port && port != 0) {

@@ -148,7 +148,9 @@ macro_rules! from_word {
         }
     };
 }
-from_word!(EngineKind: "cpu" => EngineKind::Cpu, "modeled" => EngineKind::Modeled, "dynamo-trtllm" => EngineKind::DynamoTrtllm);
+from_word!(EngineKind: "cpu" => EngineKind::Cpu, "modeled" => EngineKind::Modeled, "dynamo-trtllm" => EngineKind::DynamoTrtllm,
+    "dynamo-mocker" => EngineKind::DynamoMocker, "dynamo-vllm" => EngineKind::DynamoVllm, "dynamo-sglang" => EngineKind::DynamoSglang,
+    "trtllm-serve" => EngineKind::TrtllmServe, "external" => EngineKind::External);
 from_word!(KvDtype: "fp8" => KvDtype::Fp8, "bf16" => KvDtype::Bf16, "f32" => KvDtype::F32);
 from_word!(Routing: "round-robin" => Routing::RoundRobin, "least-loaded" => Routing::LeastLoaded);
 from_word!(Option<WeightDtype>: "auto" => None, "fp8" => Some(WeightDtype::Fp8), "nvfp4" => Some(WeightDtype::Nvfp4),
@@ -235,7 +237,12 @@ knobs! {
     device_memory: Bytes = "DEVICE_MEMORY", Deployment, "", "256MiB", Kind::Size, "Memory of one device. On cpu it is what a rank may use, so that its limits are real.";
     kv_dtype: KvDtype = "KV_DTYPE", Deployment, "", "f32", Kind::Choice(&["fp8", "bf16", "f32"]), "Number format of the KV cache.";
     kv_block_size: u32 = "KV_BLOCK_SIZE", Deployment, "tokens", "32", int(1, 4096), "Tokens of one KV block.";
-    engine: EngineKind = "ENGINE", Deployment, "", "cpu", Kind::Choice(&["cpu", "modeled", "dynamo-trtllm"]), "What computes a step: the embedded engine, one that only takes the modeled time, or Dynamo with TensorRT-LLM.";
+    engine: EngineKind = "ENGINE", Deployment, "", "cpu", Kind::Choice(&["cpu", "modeled", "dynamo-trtllm", "dynamo-mocker", "dynamo-vllm", "dynamo-sglang", "trtllm-serve", "external"]), "What computes a step: the embedded engine, one that only takes the modeled time, Dynamo with TensorRT-LLM, its mocker, vLLM or SGLang, TensorRT-LLM's own server, or a deployment that is there already (ENGINE_URL).";
+    engine_python: String = "ENGINE_PYTHON", Deployment, "", "python3", Kind::Text, "Python interpreter with Dynamo, e.g. that of a virtual environment.";
+    engine_dialect: String = "ENGINE_DIALECT", Deployment, "", "auto", Kind::Choice(&["auto", "0.6", "1"]), "Generation of Dynamo's command line: 0.6 (needs etcd and NATS) or 1 (1.0 and later); auto = 0.6 for dynamo-trtllm, whose published image that is, 1 for the others.";
+    engine_discovery: String = "ENGINE_DISCOVERY", Deployment, "", "auto", Kind::Choice(&["auto", "file", "etcd"]), "How Dynamo's servers find each other: by a folder of this machine (dialect 1 only) or by etcd; auto = a folder on one node, etcd on several.";
+    engine_url: String = "ENGINE_URL", Deployment, "", "", Kind::Text, "ENGINE=external: the OpenAI-compatible URL that is measured.";
+    engine_speedup: f64 = "ENGINE_SPEEDUP", Deployment, "", "1", Kind::Float { min: 0.001, max: 1e6 }, "ENGINE=dynamo-mocker: how many times faster than its modeled GPU the mocker runs.";
     threads: u32 = "THREADS", Deployment, "threads", "1", int(1, 1024), "Compute threads of one rank of the embedded engine.";
     modeled_step_us: f64 = "MODELED_STEP_US", Deployment, "microseconds", "2000", MICROS, "Modeled engine: time of every step.";
     modeled_prefill_token_us: f64 = "MODELED_PREFILL_TOKEN_US", Deployment, "microseconds", "20", MICROS, "Modeled engine: time that a prefill token adds to a step.";

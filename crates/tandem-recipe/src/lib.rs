@@ -32,7 +32,7 @@ pub use layers::{Layer, Origin};
 pub use planner::plans;
 pub use recipe::{Inputs, Recipe, RecipeSource, TextFile, load_recipe};
 pub use reference::knob_reference_markdown;
-pub use render::{render_configs, worker_env};
+pub use render::{render_configs, render_configs_in};
 pub use site::Cluster;
 pub use table::plan_table;
 pub use value::Value;

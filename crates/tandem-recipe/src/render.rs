@@ -42,20 +42,6 @@ pub fn render_configs_in(dir: &str, plan: &Plan, machines: &[String]) -> Vec<(St
     files
 }
 
-/// Environment variables that the engine's workers need.
-#[must_use]
-pub fn worker_env(plan: &Plan) -> Vec<(&'static str, String)> {
-    if plan.engine != EngineKind::DynamoTrtllm {
-        return Vec::new();
-    }
-    let mut env = vec![("TLLM_LOG_LEVEL", "INFO".to_owned())];
-    // Programmatic dependent launch, only without attention DP in decode servers.
-    if plan.workers_of(Phase::Decode).all(|w| !w.layout.attention_dp) {
-        env.push(("TRTLLM_ENABLE_PDL", "1".to_owned()));
-    }
-    env
-}
-
 fn deployment(plan: &Plan) -> String {
     let n = |phase| plan.workers_of(phase).count();
     format!("num_prefill_servers: {}\nnum_decode_servers: {}\ntotal_gpus: {}\n", n(Phase::Prefill), n(Phase::Decode), plan.n_devices())
@@ -110,7 +96,7 @@ fn kv_cache(yaml: &mut String, plan: &Plan, w: &WorkerPlan) {
     // TensorRT-LLM calls the checkpoint's own precision, BF16 here, `auto`.
     let dtype = match (w.kv.dtype, plan.engine) {
         (KvDtype::Fp8, _) => "fp8",
-        (KvDtype::Bf16, EngineKind::DynamoTrtllm) => "auto",
+        (KvDtype::Bf16, EngineKind::DynamoTrtllm | EngineKind::TrtllmServe) => "auto",
         (KvDtype::Bf16, _) => "bf16",
         (KvDtype::F32, _) => "f32",
     };

@@ -25,11 +25,7 @@ pub fn plan_table(plan: &Plan) -> String {
 
 fn heading(plan: &Plan) -> String {
     let hw = &plan.hardware;
-    let engine = match plan.engine {
-        EngineKind::Cpu => "cpu",
-        EngineKind::Modeled => "modeled",
-        EngineKind::DynamoTrtllm => "dynamo-trtllm",
-    };
+    let engine = plan.engine.name();
     let hash = plan.hash();
     format!(
         "plan {} of recipe {}: {} devices of {} on {} nodes ({} a node, {}), engine {engine}, model {}\n",

@@ -7,6 +7,8 @@ use tandem_plan::GpuType;
 
 use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
+use crate::selftest_args::LoadCommand;
+use crate::telemetry_args::TelemetryArgs;
 
 /// Deploys, drives and measures disaggregated LLM inference.
 #[derive(Debug, Parser)]
@@ -47,7 +49,7 @@ pub(crate) enum Command {
     /// Show what would run where, and whether it fits; start nothing
     Plan(PlanArgs),
     /// Drive any OpenAI-compatible endpoint with load
-    Load(Box<LoadArgs>),
+    Load(Box<LoadCommand>),
     /// Make a page, a table or JSON of one or more run folders
     Report(ReportArgs),
     /// Compare two runs, and fail when a figure got worse than it may
@@ -121,6 +123,8 @@ pub(crate) struct RunArgs {
     /// HTTP port of the frontend (default: the recipe's DYNAMO_FRONTEND_PORT; 0 = any free one)
     #[arg(long, value_name = "PORT")]
     pub(crate) port: Option<u16>,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +203,8 @@ pub(crate) struct LoadArgs {
     pub(crate) modes: ModeArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) telemetry: TelemetryArgs,
     /// GPUs behind the endpoint, for the throughput per GPU
     #[arg(long, default_value_t = 1)]
     pub(crate) gpus: u32,

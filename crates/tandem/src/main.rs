@@ -8,7 +8,9 @@ mod commands;
 mod exit;
 mod mode_args;
 mod network_args;
+mod selftest_args;
 mod signals;
+mod telemetry_args;
 
 use std::process::ExitCode;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tandem_metrics::{LoadPhase, RequestRecord};
 use tandem_plan::Nanos;
 
-use super::{Emission, EmissionLog};
+use super::{Emission, EmissionLog, PacedConfig};
 use crate::run::LoadReport;
 
 /// Errors of a run, in nanoseconds; positive = the client's figure is larger.
@@ -17,9 +17,11 @@ pub struct Accuracy {
     pub n_miscounted: usize,
     /// Stamp of each chunk minus the time just before its write.
     pub stamp: Spread,
-    /// From the client's start of sending to the server having the whole request.
+    /// From the client's start of sending to the last byte's arrival at the server's socket.
     pub send: Spread,
-    /// Recorded TTFT minus the server's time from the whole request to its first write.
+    /// From there to the server having read it: the server's own delay, no error of the client's.
+    pub pickup: Spread,
+    /// Recorded TTFT minus the server's time from the request's arrival to its first write.
     pub ttft: Spread,
     /// Recorded mean gap between chunks minus the server's, for each request of two chunks or more.
     pub itl: Spread,
@@ -64,14 +66,28 @@ impl Accuracy {
             stamp: Spread::of(
                 counted.iter().flat_map(|(r, e)| r.chunks.iter().zip(&e.writes).map(|(c, w)| nanos(c.at_ns) - at(*w))).collect(),
             ),
-            send: spread(&|r, e| Some(at(e.received) - nanos(r.start_ns))),
-            ttft: spread(&|r, e| Some(nanos(r.chunks.first()?.at_ns) - nanos(r.start_ns) - (at(e.writes[0]) - at(e.received)))),
+            send: spread(&|r, e| Some(at(e.arrived) - nanos(r.start_ns))),
+            pickup: spread(&|_, e| Some(at(e.received) - at(e.arrived))),
+            ttft: spread(&|r, e| Some(nanos(r.chunks.first()?.at_ns) - nanos(r.start_ns) - (at(e.writes[0]) - at(e.arrived)))),
             itl: spread(&|r, e| {
                 let (n, last) = (e.writes.len() - 1, r.chunks.last()?);
                 let client = nanos(last.at_ns) - nanos(r.chunks.first()?.at_ns);
                 (n > 0).then(|| (client - (at(e.writes[n]) - at(e.writes[0]))) / n as f64)
             }),
         }
+    }
+}
+
+impl EmissionLog {
+    /// How late each write was, against the schedule of a stream; nanoseconds. A large one is the server's failing, not the client's.
+    #[must_use]
+    pub fn lateness(&self, config: &PacedConfig) -> Spread {
+        let late = |e: &Emission| {
+            let due = e.arrived.0 + config.ttft.0;
+            let writes = e.writes.iter().zip(0u64..);
+            writes.map(|(w, i)| nanos(w.0.saturating_sub(due + i * config.itl.0))).collect::<Vec<_>>()
+        };
+        Spread::of(self.emissions.iter().flat_map(late).collect())
     }
 }
 

@@ -1,17 +1,20 @@
 //! One client of the paced server: its unread bytes, its unwritten bytes, the answer under way.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 
 use mio::net::TcpStream;
 use tandem_plan::Nanos;
 
 use super::answer::{Answers, Asked, parse_request};
+use crate::transport::socket::{enable_kernel_stamps, read_stamped};
 
 /// When the server did what for one request, on the server's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Emission {
     /// The request's `x-request-id`.
     pub id: String,
+    /// When its last byte reached the socket, by the kernel's stamp; where there is none, `received`.
+    pub arrived: Nanos,
     /// When the whole request had been read.
     pub received: Nanos,
     /// Just before each chunk was written.
@@ -27,6 +30,8 @@ pub(super) struct Connection {
     unread: Vec<u8>,
     unwritten: Vec<u8>,
     answer: Option<Answer>,
+    /// Wall time at which the last byte arrived, by the kernel.
+    stamp: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -49,7 +54,9 @@ pub(super) enum After {
 impl Connection {
     /// A connection that has said nothing.
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, unread: Vec::new(), unwritten: Vec::new(), answer: None }
+        // Where the kernel does not offer it, reads come without a stamp.
+        enable_kernel_stamps(&stream);
+        Self { stream, unread: Vec::new(), unwritten: Vec::new(), answer: None, stamp: None }
     }
 
     /// The socket, for registering.
@@ -58,11 +65,18 @@ impl Connection {
     }
 
     /// Reads what is there; at a whole request the answer begins.
-    pub(super) fn read(&mut self, buffer: &mut [u8], now: impl Fn() -> Nanos) -> After {
+    pub(super) fn read(&mut self, buffer: &mut [u8], answers: &Answers, now: impl Fn() -> Nanos, to_clock: impl Fn(u64) -> Nanos) -> After {
         loop {
-            match self.stream.read(buffer) {
-                Ok(0) => return After::Gone,
-                Ok(n) => self.unread.extend_from_slice(&buffer[..n]),
+            match read_stamped(&self.stream, buffer) {
+                Ok((0, _)) => return After::Gone,
+                Ok((n, stamp)) => {
+                    self.unread.extend_from_slice(&buffer[..n]);
+                    self.stamp = stamp;
+                    // An edge-triggered poll reports what comes after a short read.
+                    if n < buffer.len() {
+                        break;
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return After::Gone,
@@ -76,7 +90,10 @@ impl Connection {
             Err(_) => After::Gone,
             Ok(Some((asked, n))) => {
                 self.unread.drain(..n);
-                let emission = Emission { id: asked.id.clone(), received: now(), writes: Vec::new(), complete: false };
+                let now = now();
+                let arrived = self.stamp.map_or(now, |wall| to_clock(wall).min(now));
+                let writes = Vec::with_capacity(answers.n_chunks(&asked) as usize);
+                let emission = Emission { id: asked.id.clone(), arrived, received: now, writes, complete: false };
                 self.answer = Some(Answer { asked, emission });
                 After::Asked
             }
@@ -87,7 +104,7 @@ impl Connection {
     pub(super) fn first_due(&self, ttft: Nanos, itl: Nanos) -> Option<Nanos> {
         let Answer { asked, emission } = self.answer.as_ref()?;
         let whole = if asked.streaming { 0 } else { u64::from(asked.n_tokens - 1) * itl.0 };
-        Some(Nanos(emission.received.0 + ttft.0 + whole))
+        Some(Nanos(emission.arrived.0 + ttft.0 + whole))
     }
 
     /// Sends the next piece of the answer; true when it was the last.

@@ -1,4 +1,5 @@
 //! The paced server's loop: send what is due, sleep until the next due time or event, read.
+//! Several threads may share one port; the kernel spreads the connections.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -15,7 +16,7 @@ use tandem_plan::Nanos;
 
 use super::answer::Answers;
 use super::connection::{After, Connection, Emission};
-use crate::clock::Clock;
+use crate::clock::{Clock, WallOffset};
 use crate::health::thread_cpu;
 use crate::transport::timer::Timer;
 
@@ -23,6 +24,10 @@ const LISTENER: Token = Token(usize::MAX);
 const WAKER: Token = Token(usize::MAX - 1);
 const TIMER: Token = Token(usize::MAX - 2);
 const READ_BYTES: usize = 64 << 10;
+/// Writes in a row before the server looks for requests again: they should not wait for a whole burst.
+const MAX_WRITES: usize = 64;
+/// How often the wall clock is compared with the monotonic one.
+const RECALIBRATE: Nanos = Nanos::from_millis(250);
 
 /// How the server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +47,7 @@ pub struct PacedConfig {
 pub struct PacedServer {
     address: SocketAddr,
     stop: Arc<AtomicBool>,
-    waker: Arc<Waker>,
-    thread: Option<JoinHandle<io::Result<EmissionLog>>>,
+    threads: Vec<(Waker, JoinHandle<io::Result<EmissionLog>>)>,
 }
 
 /// What a server did.
@@ -67,15 +71,27 @@ impl PacedServer {
     /// # Errors
     /// When the system refuses a socket, a poll or a thread.
     pub fn start(config: PacedConfig) -> io::Result<Self> {
-        let mut listener = listen()?;
-        let address = listener.local_addr()?;
-        let poll = Poll::new()?;
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        let stop = Arc::new(AtomicBool::new(false));
-        let server = Server::new(config, listener, poll, stop.clone())?;
-        let thread = std::thread::Builder::new().name("paced-server".to_owned()).spawn(move || server.run())?;
-        Ok(Self { address, stop, waker, thread: Some(thread) })
+        Self::start_at(config, SocketAddr::from(([127, 0, 0, 1], 0)), 1)
+    }
+
+    /// Starts a server at `address` with `n_threads` threads; port 0 is a free one.
+    ///
+    /// # Errors
+    /// When the system refuses a socket, a poll or a thread.
+    pub fn start_at(config: PacedConfig, address: SocketAddr, n_threads: usize) -> io::Result<Self> {
+        let mut server = Self { address, stop: Arc::new(AtomicBool::new(false)), threads: Vec::new() };
+        let clock = Clock::start();
+        for _ in 0..n_threads.max(1) {
+            let mut listener = listen(server.address, n_threads > 1)?;
+            server.address = listener.local_addr()?;
+            let poll = Poll::new()?;
+            poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+            let waker = Waker::new(poll.registry(), WAKER)?;
+            let worker = Server::new(config, clock, listener, poll, server.stop.clone())?;
+            let thread = std::thread::Builder::new().name("paced-server".to_owned()).spawn(move || worker.run())?;
+            server.threads.push((waker, thread));
+        }
+        Ok(server)
     }
 
     /// Where it listens, as a URL.
@@ -89,14 +105,22 @@ impl PacedServer {
     /// # Errors
     /// When its loop had failed.
     pub fn stop(mut self) -> io::Result<EmissionLog> {
-        self.end().unwrap_or_else(|| Err(io::Error::other("the paced server's thread panicked")))
+        let mut log = None::<EmissionLog>;
+        for result in self.end() {
+            let one = result.unwrap_or_else(|| Err(io::Error::other("the paced server's thread panicked")))?;
+            log = Some(match log {
+                Some(others) => others.merged(one),
+                None => one,
+            });
+        }
+        log.ok_or_else(|| io::Error::other("the paced server had no thread"))
     }
 
-    fn end(&mut self) -> Option<io::Result<EmissionLog>> {
+    fn end(&mut self) -> Vec<Option<io::Result<EmissionLog>>> {
         self.stop.store(true, Ordering::Relaxed);
         // A loop that has ended already needs no waking.
-        let _ = self.waker.wake();
-        self.thread.take()?.join().ok()
+        self.threads.iter().for_each(|(waker, _)| drop(waker.wake()));
+        self.threads.drain(..).map(|(_, thread)| thread.join().ok()).collect()
     }
 }
 
@@ -106,10 +130,25 @@ impl Drop for PacedServer {
     }
 }
 
+impl EmissionLog {
+    /// Two threads' logs as one; the peaks need not have been at the same time, so their sum is an upper bound.
+    fn merged(mut self, other: Self) -> Self {
+        self.emissions.extend(other.emissions);
+        self.n_busy_peak += other.n_busy_peak;
+        self.n_connections += other.n_connections;
+        self.cpu += other.cpu;
+        self
+    }
+}
+
 /// A listener with a queue long enough for a thousand clients that connect at once.
-fn listen() -> io::Result<TcpListener> {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+fn listen(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    #[cfg(unix)]
+    if shared {
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::ReusePort, &true)?;
+    }
+    socket.bind(&address.into())?;
     socket.listen(4096)?;
     socket.set_nonblocking(true)?;
     Ok(TcpListener::from_std(socket.into()))
@@ -119,6 +158,8 @@ struct Server {
     config: PacedConfig,
     answers: Answers,
     clock: Clock,
+    wall: WallOffset,
+    calibrated: Nanos,
     listener: TcpListener,
     poll: Poll,
     timer: Timer,
@@ -130,13 +171,14 @@ struct Server {
 }
 
 impl Server {
-    fn new(config: PacedConfig, listener: TcpListener, poll: Poll, stop: Arc<AtomicBool>) -> io::Result<Self> {
-        let clock = Clock::start();
+    fn new(config: PacedConfig, clock: Clock, listener: TcpListener, poll: Poll, stop: Arc<AtomicBool>) -> io::Result<Self> {
         Ok(Self {
             answers: Answers::new(config.tokens_per_chunk.max(1), config.n_prompt),
             timer: Timer::new(poll.registry(), TIMER)?,
             log: EmissionLog { clock, emissions: Vec::new(), n_busy_peak: 0, n_connections: 0, cpu: Duration::ZERO },
             config,
+            wall: WallOffset::measure(&clock),
+            calibrated: clock.now(),
             clock,
             listener,
             poll,
@@ -182,10 +224,14 @@ impl Server {
         Ok(Duration::from_secs(1))
     }
 
-    /// Sends everything that is due, at its own time each: sending takes a while when many are due together.
+    /// Sends what is due, each at its own time: sending takes a while when many are due together.
     fn emit_due(&mut self) {
         let until = self.clock.now();
-        while let Some(Reverse((due, i))) = self.due.peek().copied().filter(|Reverse((due, _))| *due <= until) {
+        if until.saturating_sub(self.calibrated) >= RECALIBRATE {
+            (self.wall, self.calibrated) = (WallOffset::measure(&self.clock), until);
+        }
+        for _ in 0..MAX_WRITES {
+            let Some(Reverse((due, i))) = self.due.peek().copied().filter(|Reverse((due, _))| *due <= until) else { return };
             self.due.pop();
             let Some(connection) = &mut self.connections[i] else { continue };
             match connection.emit(&self.answers, self.clock.now()) {
@@ -223,7 +269,7 @@ impl Server {
         if writable && connection.flush().is_err() {
             return self.drop_connection(i);
         }
-        match connection.read(buffer, || self.clock.now()) {
+        match connection.read(buffer, &self.answers, || self.clock.now(), |wall| self.wall.to_clock(wall)) {
             After::Going => {}
             After::Gone => self.drop_connection(i),
             After::Asked => {

@@ -50,18 +50,20 @@ impl Socket {
     }
 }
 
+/// Asks the kernel to stamp what arrives; false when it does not offer that.
 #[cfg(target_os = "linux")]
-fn enable_kernel_stamps(stream: &TcpStream) -> bool {
+pub(crate) fn enable_kernel_stamps(stream: &TcpStream) -> bool {
     nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::ReceiveTimestampns, &true).is_ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn enable_kernel_stamps(_: &TcpStream) -> bool {
+pub(crate) fn enable_kernel_stamps(_: &TcpStream) -> bool {
     false
 }
 
+/// Reads, with the kernel's stamp of the last segment in nanoseconds of wall time, if there is one.
 #[cfg(target_os = "linux")]
-fn read_stamped(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
+pub(crate) fn read_stamped(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
     use std::cell::RefCell;
     use std::os::fd::AsRawFd;
 
@@ -87,6 +89,6 @@ fn read_stamped(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Opt
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_stamped(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
+pub(crate) fn read_stamped(mut stream: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
     stream.read(buffer).map(|n| (n, None))
 }

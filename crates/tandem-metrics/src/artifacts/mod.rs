@@ -10,9 +10,12 @@
 //! | `…/profile_export_genai_perf.csv` | [`genai_perf_csv`] |
 //! | `…/profile_export.jsonl` (measured), `…/profile_export_warmup.jsonl` (warm-up, if any) | [`profile_export`] |
 //! | `…/inputs.json` | [`inputs`] |
+//! | `…/timeslices.csv` (with slices) | [`crate::analysis::slices`] |
+//! | `…/requests.parquet`, `…/chunks.parquet` (on request) | [`parquet`] |
 //! | `perf_summary.txt` | [`perf_summary`] |
 //! | `result.json` | [`result`] |
 
+pub mod compat;
 mod csv;
 pub mod directory;
 pub mod foreign;
@@ -20,6 +23,7 @@ pub mod genai_perf_csv;
 pub mod genai_perf_json;
 pub mod input_config;
 pub mod inputs;
+pub mod parquet;
 pub mod perf_summary;
 pub mod profile_export;
 mod python;
@@ -32,9 +36,11 @@ pub use directory::Stimulus;
 pub use input_config::InputConfig;
 pub use telemetry::Telemetry;
 
-use crate::metrics::Load;
+use crate::analysis::Analysis;
+use crate::metrics::{Load, Sample};
 use crate::record::{LoadPhase, RequestRecord, RunClock};
 use crate::summary::Summary;
+use crate::telemetry::PointTelemetry;
 use crate::validity::Reason;
 
 /// A path relative to the run folder and what belongs there.
@@ -55,8 +61,23 @@ pub struct PointContext {
     pub input_config: InputConfig,
     /// Request bodies of the measured phase in order, for `inputs.json`.
     pub payloads: Vec<Value>,
-    /// What the GPUs did meanwhile.
+    /// The telemetry section of GenAI-Perf's files, where it does not come from `measured`.
     pub telemetry: Option<Telemetry>,
+    /// What devices, hosts and servers did meanwhile.
+    pub measured: Option<PointTelemetry>,
+    /// How the files are to be made.
+    pub options: ArtifactOptions,
+}
+
+/// What a user may choose about the artifacts of a load point.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ArtifactOptions {
+    /// Length of time slices, s; none writes no slices.
+    pub slice_s: Option<f64>,
+    /// Whether GenAI-Perf's two files count as GenAI-Perf does, defects included; see [`compat`].
+    pub genai_perf_compat: bool,
+    /// Whether requests and chunks are written as Parquet tables too.
+    pub parquet: bool,
 }
 
 /// The artifacts of one load point.
@@ -66,6 +87,12 @@ pub struct PointArtifacts {
     pub directory: String,
     /// Its figures.
     pub summary: Summary,
+    /// What its records say beyond that.
+    pub analysis: Analysis,
+    /// The telemetry section of `result.json`; null without telemetry.
+    pub telemetry: Value,
+    /// Whether GenAI-Perf's files count as GenAI-Perf does.
+    pub genai_perf_compat: bool,
     /// Its files, relative to the run folder.
     pub files: Vec<File>,
 }
@@ -122,26 +149,43 @@ pub struct RunContext {
 /// `records` are those of the point in order of issue, warm-up and failed ones included.
 #[must_use]
 pub fn render_point(records: &[RequestRecord], context: &PointContext) -> PointArtifacts {
-    let summary = Summary::of(records, &context.load);
+    let mut sample = Sample::new(records, &context.load);
+    let window = sample.window_ns().map(|(from, to)| (context.clock.wall_ns(from), context.clock.wall_ns(to)));
+    let measured = window.and_then(|window| Some((context.measured.as_ref()?, window)));
+    sample.energy_j = measured.and_then(|(measured, window)| measured.energy(window)).map(|energy| energy.total_j());
+    let summary = Summary::of_sample(&sample);
+    let analysis = Analysis::of(&sample, context.options.slice_s);
+    let telemetry_json =
+        measured.map_or(Value::Null, |(measured, window)| measured.to_json(window, (sample.input_tokens(), sample.output_tokens())));
+    let section = context.telemetry.clone().or_else(|| measured.and_then(|(measured, window)| Telemetry::of(measured, window)));
     let directory = directory::name(&context.model, context.stimulus);
-    let telemetry = context.telemetry.as_ref();
+    let telemetry = section.as_ref();
     let input_config = context.input_config.to_json(&context.model, context.stimulus, &context.load);
     let lines = |phase| {
         let records = records.iter().filter(move |record| record.phase == phase);
         profile_export::render(records, context.clock, context.load.streaming)
     };
+    let compat = context.options.genai_perf_compat.then(|| Summary::of(&compat::records(records), &context.load));
+    let genai = compat.as_ref().unwrap_or(&summary);
     let mut texts = vec![
-        ("profile_export_genai_perf.json", genai_perf_json::render(&summary, telemetry, input_config)),
-        ("profile_export_genai_perf.csv", genai_perf_csv::render(&summary, telemetry)),
+        ("profile_export_genai_perf.json", genai_perf_json::render(genai, telemetry, input_config)),
+        ("profile_export_genai_perf.csv", genai_perf_csv::render(genai, telemetry)),
         ("profile_export.jsonl", lines(LoadPhase::Profiling)),
         ("inputs.json", inputs::render(&context.payloads)),
     ];
+    texts.extend(analysis.slices_csv(&sample, context.clock).map(|text| ("timeslices.csv", text)));
     let warmup = lines(LoadPhase::Warmup);
     if !warmup.is_empty() {
         texts.push(("profile_export_warmup.jsonl", warmup));
     }
-    let files = texts.into_iter().map(|(name, text)| (format!("{directory}/{name}"), text.into_bytes())).collect();
-    PointArtifacts { directory, summary, files }
+    let mut files: Vec<(&str, Vec<u8>)> = texts.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
+    if context.options.parquet {
+        files.push(("requests.parquet", parquet::requests(records, context.clock, &context.load)));
+        files.push(("chunks.parquet", parquet::chunks(records, context.clock)));
+    }
+    let files = files.into_iter().map(|(name, bytes)| (format!("{directory}/{name}"), bytes)).collect();
+    let genai_perf_compat = context.options.genai_perf_compat;
+    PointArtifacts { directory, summary, analysis, telemetry: telemetry_json, genai_perf_compat, files }
 }
 
 /// All files of a run: those of its points, `perf_summary.txt` and `result.json`.

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::analysis::repeats;
 use crate::artifacts::python;
 use crate::artifacts::{PointArtifacts, RunContext};
 use crate::metrics::output_throughput_per_gpu;
@@ -40,6 +41,8 @@ pub fn render(points: &[PointArtifacts], context: &RunContext) -> String {
     put("summary_point", json!(best));
     put("summary", best.map_or_else(|| json!({}), |i| points[i].summary.to_json()));
     put("points", points.iter().map(point_json).collect());
+    let summaries: Vec<&Summary> = points.iter().map(|point| &point.summary).collect();
+    put("repeats", repeats::to_json(&repeats::repeats(&summaries)));
     python::dumps_indented(&root.into()) + "\n"
 }
 
@@ -77,7 +80,7 @@ fn best_point(points: &[PointArtifacts]) -> Option<usize> {
 
 fn point_json(point: &PointArtifacts) -> Value {
     let summary = &point.summary;
-    json!({
+    let mut entry = json!({
         "directory": point.directory,
         "validity": summary.validity.verdict().as_str(),
         "validity_reasons": reasons_json(&summary.validity.reasons),
@@ -91,8 +94,14 @@ fn point_json(point: &PointArtifacts) -> Value {
             "slos": summary.load.slos.iter().map(|slo| (slo.metric().name.to_owned(), json!(slo.limit()))).collect::<Map<_, _>>(),
         },
         "outcomes": outcomes_json([summary]),
+        "genai_perf_counting": if point.genai_perf_compat { "genai_perf" } else { "tandem" },
         "summary": summary.to_json(),
-    })
+    });
+    for (key, value) in point.analysis.to_json() {
+        entry[key] = value;
+    }
+    entry["telemetry"] = point.telemetry.clone();
+    entry
 }
 
 fn reasons_json(reasons: &[Reason]) -> Value {

@@ -12,10 +12,14 @@ pub mod e2e_output_throughput;
 pub mod effective_concurrency;
 pub mod effective_latency;
 pub mod effective_ttft;
+pub mod energy_per_output_token;
+pub mod energy_per_request;
 pub mod error_count;
 pub mod error_rate;
 pub mod good_fraction;
 pub mod goodput;
+pub mod gpu_energy;
+pub mod gpu_power;
 pub mod icl;
 pub mod input_throughput;
 pub mod isl;
@@ -26,6 +30,7 @@ pub mod osl_mismatch;
 pub mod output_throughput;
 pub mod output_throughput_per_gpu;
 pub mod output_throughput_per_user;
+pub mod output_tokens_per_joule;
 pub mod prefill_throughput_per_user;
 pub mod request_count;
 pub mod request_latency;
@@ -35,6 +40,7 @@ pub mod send_lag;
 pub mod steady_concurrency;
 pub mod total_throughput;
 pub mod total_throughput_per_gpu;
+pub mod total_tokens_per_joule;
 pub mod tpot;
 pub mod ttfo;
 pub mod ttfr;
@@ -60,6 +66,13 @@ pub struct Metric {
     pub streaming_only: bool,
     /// How its values come about.
     pub kind: Kind,
+}
+
+/// Names are unique.
+impl PartialEq for Metric {
+    fn eq(&self, other: &Metric) -> bool {
+        self.name == other.name
+    }
 }
 
 /// How the values of a metric come about. Functions yield raw values: times in nanoseconds, see [`Unit::scale`].
@@ -107,6 +120,16 @@ pub enum Unit {
     RequestsPerSecond,
     /// Percent.
     Percent,
+    /// Joules.
+    Joules,
+    /// Watts.
+    Watts,
+    /// Joules a token.
+    JoulesPerToken,
+    /// Joules a request.
+    JoulesPerRequest,
+    /// Tokens a joule, which is tokens a second and watt.
+    TokensPerJoule,
 }
 
 impl Unit {
@@ -123,6 +146,11 @@ impl Unit {
             Unit::TokensPerSecondPerGpu => "tokens/s/GPU",
             Unit::RequestsPerSecond => "requests/s",
             Unit::Percent => "%",
+            Unit::Joules => "J",
+            Unit::Watts => "W",
+            Unit::JoulesPerToken => "J/token",
+            Unit::JoulesPerRequest => "J/request",
+            Unit::TokensPerJoule => "tokens/J",
         }
     }
 
@@ -137,7 +165,7 @@ impl Unit {
 }
 
 /// All metrics in the order of a summary.
-pub static ALL: [&Metric; 32] = [
+pub static ALL: [&Metric; 38] = [
     &request_throughput::METRIC,
     &output_throughput::METRIC,
     &output_throughput_per_user::METRIC,
@@ -170,6 +198,12 @@ pub static ALL: [&Metric; 32] = [
     &effective_ttft::METRIC,
     &isl_mismatch::METRIC,
     &osl_mismatch::METRIC,
+    &gpu_energy::METRIC,
+    &gpu_power::METRIC,
+    &energy_per_output_token::METRIC,
+    &energy_per_request::METRIC,
+    &output_tokens_per_joule::METRIC,
+    &total_tokens_per_joule::METRIC,
 ];
 
 /// The metric with that name.

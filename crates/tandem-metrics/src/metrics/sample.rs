@@ -35,6 +35,8 @@ pub struct Sample<'a> {
     pub profiling: Vec<&'a RequestRecord>,
     /// Measured requests that ended well and produced output.
     pub kept: Vec<&'a RequestRecord>,
+    /// What the GPUs of the deployment consumed during [`Sample::window_ns`], J; none without telemetry.
+    pub energy_j: Option<f64>,
 }
 
 impl<'a> Sample<'a> {
@@ -43,15 +45,21 @@ impl<'a> Sample<'a> {
     pub fn new(records: &'a [RequestRecord], load: &'a Load) -> Self {
         let (profiling, warmup): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.phase == LoadPhase::Profiling);
         let kept = profiling.iter().copied().filter(|record| record.is_kept()).collect();
-        Sample { load, warmup, profiling, kept }
+        Sample { load, warmup, profiling, kept, energy_j: None }
     }
 
-    /// From the first start to the last output chunk of the kept requests, seconds; none when empty or zero.
+    /// From the first start to the last output chunk of the kept requests, ns since the run's origin; none when empty or zero.
     #[must_use]
-    pub fn duration_s(&self) -> Option<f64> {
+    pub fn window_ns(&self) -> Option<(u64, u64)> {
         let start = self.kept.iter().map(|record| record.start_ns).min()?;
         let end = self.kept.iter().filter_map(|record| record.chunks.last()).map(|chunk| chunk.at_ns).max()?;
-        (end > start).then(|| (end - start) as f64 / 1e9)
+        (end > start).then_some((start, end))
+    }
+
+    /// Length of the window, seconds.
+    #[must_use]
+    pub fn duration_s(&self) -> Option<f64> {
+        self.window_ns().map(|(start, end)| (end - start) as f64 / 1e9)
     }
 
     /// Output tokens of the kept requests; none if any has no count.

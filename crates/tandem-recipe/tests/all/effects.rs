@@ -2,7 +2,7 @@
 
 use tandem_plan::Plan;
 use tandem_recipe::knobs::Scope;
-use tandem_recipe::{Cluster, KNOBS, Value, knob_reference_markdown, render_configs, worker_env};
+use tandem_recipe::{Cluster, KNOBS, Value, knob_reference_markdown, render_configs};
 
 use crate::common::plan;
 
@@ -67,6 +67,11 @@ const CHANGES: &[(&str, &str, &[&str], &str)] = &[
     ("SBATCH_ACCOUNT", "deepseek-r1/h100", &[], "me"),
     ("SBATCH_TIMELIMIT", "deepseek-r1/h100", &[], "2:00:00"),
     ("SBATCH_GPUS_PER_NODE", "deepseek-r1/h100", &[], "16"),
+    ("ENGINE_PYTHON", "deepseek-r1/h100", &[], "/venv/bin/python"),
+    ("ENGINE_DIALECT", "deepseek-r1/h100", &[], "1"),
+    ("ENGINE_DISCOVERY", "deepseek-r1/h100", &[], "etcd"),
+    ("ENGINE_URL", "nano", &["ENGINE=external"], "http://127.0.0.1:8000"),
+    ("ENGINE_SPEEDUP", "nano", &[], "100"),
 ];
 
 /// The plan without its record of knobs, and all that is rendered from it.
@@ -74,7 +79,8 @@ fn effects(plan: &Plan) -> (Plan, Vec<(String, String)>) {
     let mut bare = plan.clone();
     bare.knobs.clear();
     let mut files = render_configs(plan, &["n0".to_owned()]);
-    files.extend(worker_env(plan).into_iter().map(|(name, value)| (name.to_owned(), value)));
+    // How an engine is started is in its knobs; the launcher's own tests show what each does.
+    files.extend(plan.knobs.iter().filter(|(name, _)| name.starts_with("ENGINE_")).map(|(name, k)| (name.clone(), k.value.to_string())));
     (bare, files)
 }
 

@@ -1,7 +1,7 @@
 //! The published configurations, and the configuration files that follow from a plan, against golden files.
 
 use tandem_plan::{Phase, Plan};
-use tandem_recipe::{Cluster, plan_table, render_configs, worker_env};
+use tandem_recipe::{Cluster, plan_table, render_configs};
 
 use crate::common::{plan, snapshot};
 
@@ -11,9 +11,6 @@ fn files(plan: &Plan) -> String {
     let mut text = String::new();
     for (path, content) in render_configs(plan, &machines) {
         text.push_str(&format!("==> {path} <==\n{content}\n"));
-    }
-    for (name, value) in worker_env(plan) {
-        text.push_str(&format!("worker environment: {name}={value}\n"));
     }
     text
 }

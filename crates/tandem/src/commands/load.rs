@@ -9,18 +9,27 @@ use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
 use tandem_metrics::metrics::good_fraction;
 use tandem_metrics::{Reason, Verdict};
+use tandem_telemetry::{Roles, Session};
 
 use super::measure::{Ask, Count, Measured, Point, host_name, wall_ns};
 use super::progress::say;
 use super::results::conclude;
 use super::run_folder::RunFolder;
 use super::search::{Search, Step};
+use super::selftest::{paced_server, selftest};
 use crate::cli::LoadArgs;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mode_args::{Level, Modes, SearchFor};
+use crate::selftest_args::{LoadCommand, LoadTool};
 use crate::signals::Interrupts;
 
-pub(crate) fn load(args: LoadArgs) -> Result<(), Failure> {
+pub(crate) fn load(command: LoadCommand) -> Result<(), Failure> {
+    let args = match (command.tool, command.load) {
+        (Some(LoadTool::Selftest(args)), _) => return selftest(&args),
+        (Some(LoadTool::PacedServer(args)), _) => return paced_server(&args),
+        (None, Some(args)) => args,
+        (None, None) => return Err(Failure::message(Exit::Usage, "load: --url and --model are needed, or a tool's name")),
+    };
     if let Some(zero) = args.concurrency.iter().find(|&&c| c == 0) {
         return Err(Failure::message(Exit::Usage, format!("--concurrency {zero}: must be at least 1")));
     }
@@ -31,7 +40,9 @@ pub(crate) fn load(args: LoadArgs) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(async {
         let interrupts = Interrupts::install()?;
-        let run = Run { args: &args, modes, extra_inputs, folder, interrupts, interrupted: false, n_points: 0, reasons: Vec::new() };
+        let session = args.telemetry.start(&host_name(), folder.path("telemetry.jsonl"), Roles::default(), &[])?;
+        let (interrupted, n_points, reasons) = (false, 0, Vec::new());
+        let run = Run { args: &args, modes, extra_inputs, session, folder, interrupts, interrupted, n_points, reasons };
         let started = wall_ns();
         match args.modes.search {
             Some(what) => run.search(what, started).await,
@@ -44,6 +55,7 @@ struct Run<'a> {
     args: &'a LoadArgs,
     modes: Modes,
     extra_inputs: Map<String, Value>,
+    session: Option<Arc<Session>>,
     folder: RunFolder,
     interrupts: Interrupts,
     interrupted: bool,
@@ -69,6 +81,8 @@ impl Run<'_> {
             request_timeout: Duration::from_secs(args.request_timeout),
             grace: Duration::from_secs(args.grace),
             network: args.network.clone(),
+            telemetry: args.telemetry.clone(),
+            session: self.session.clone(),
             n_gpus: args.gpus,
             tokenizer_dir: args.tokenizer.clone(),
             api_key: key("TANDEM_API_KEY").or_else(|| key("OPENAI_API_KEY")),

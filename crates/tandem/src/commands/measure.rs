@@ -9,8 +9,9 @@ use tandem_load::health::ClientHealth;
 use tandem_load::pacing::Arrivals;
 use tandem_load::{ApiKey, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
 use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, Stimulus, render_point};
-use tandem_metrics::{Load, Reason, Verdict};
+use tandem_metrics::{Load, PointTelemetry, Reason, Verdict};
 use tandem_plan::{LoadPoint, Nanos, Plan};
+use tandem_telemetry::Session;
 
 use super::progress::{Progress, say};
 use super::run_folder::append_line;
@@ -18,6 +19,7 @@ use super::tokenizer::{self, TokenTexts};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::mode_args::{Level, Modes};
 use crate::network_args::NetworkArgs;
+use crate::telemetry_args::TelemetryArgs;
 
 /// Requests whose bodies `inputs.json` holds; GenAI-Perf's default number of different prompts.
 const MAX_PAYLOADS: usize = 100;
@@ -27,6 +29,9 @@ const MAX_SCHEDULE_LAG: Nanos = Nanos::from_millis(5);
 
 /// Without a byte for this long a request has hung; far above any TTFT that a queue explains.
 const NO_PROGRESS: Duration = Duration::from_secs(300);
+
+/// How long to wait for the sample after the last response; several of NVML's or an exporter's periods.
+const TELEMETRY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Everything that a load point needs; owned, so that it can run on a thread of its own.
 pub(crate) struct Point {
@@ -38,6 +43,8 @@ pub(crate) struct Point {
     tokenizer_name: String,
     out: PathBuf,
     bench_log: PathBuf,
+    telemetry: TelemetryArgs,
+    session: Option<Arc<Session>>,
 }
 
 /// What came out of a load point.
@@ -67,6 +74,9 @@ pub(crate) struct Ask {
     pub(crate) request_timeout: Duration,
     pub(crate) grace: Duration,
     pub(crate) network: NetworkArgs,
+    pub(crate) telemetry: TelemetryArgs,
+    /// What is sampled meanwhile.
+    pub(crate) session: Option<Arc<Session>>,
     pub(crate) n_gpus: u32,
     pub(crate) tokenizer_dir: Option<PathBuf>,
     pub(crate) api_key: Option<String>,
@@ -96,6 +106,8 @@ impl Ask {
             request_timeout: Duration::from_millis(plan.load.request_timeout_ms),
             grace,
             network: NetworkArgs::default(),
+            telemetry: TelemetryArgs::default(),
+            session: None,
             n_gpus: plan.n_devices(),
             tokenizer_dir: plan.model.tokenizer_dir.clone().map(PathBuf::from),
             api_key,
@@ -155,6 +167,8 @@ impl Point {
             tokenizer_name: ask.tokenizer_dir.as_ref().map_or_else(|| "byte-level".to_owned(), |dir| dir.display().to_string()),
             out: out.to_owned(),
             bench_log: bench_log.to_owned(),
+            telemetry: ask.telemetry.clone(),
+            session: ask.session.clone(),
         })
     }
 
@@ -223,11 +237,24 @@ impl Point {
                 seed: self.spec.seed,
                 artifact_directory: self.out.display().to_string(),
                 tokenizer: self.tokenizer_name.clone(),
-                telemetry_urls: Vec::new(),
+                telemetry_urls: self.telemetry.urls(),
             },
             payloads,
             telemetry: None,
+            measured: self.measured(report),
+            options: self.telemetry.options(),
         })
+    }
+}
+
+impl Point {
+    /// What was sampled from the first start to the last end.
+    fn measured(&self, report: &LoadReport) -> Option<PointTelemetry> {
+        let clock = report.run_clock();
+        let from = report.records.iter().map(|record| record.start_ns).min()?;
+        let to = report.records.iter().map(|record| record.end_ns).max()?;
+        let telemetry = self.session.as_ref()?.window(clock.wall_ns(from), clock.wall_ns(to), TELEMETRY_PATIENCE);
+        Some(PointTelemetry { raw_energy: self.telemetry.genai_perf_compat, ..telemetry })
     }
 }
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tandem_launch::local::worker_log;
+use tandem_launch::engines::{self, worker_log};
 use tandem_launch::{Deployment, EventLog, Exited, LaunchError, LaunchOptions};
 use tandem_load::StopSignal;
 use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
 use tandem_metrics::{Reason, Verdict};
-use tandem_plan::{EngineKind, Phase, Plan};
+use tandem_plan::{LoadPoint, Phase, Plan};
 use tandem_recipe::render_configs;
 
 use super::measure::{self, Ask, Point};
@@ -26,17 +26,17 @@ use super::serve::api_key;
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::signals::Interrupts;
-
-/// Time between SIGTERM and SIGKILL at the end of a deployment.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+use crate::telemetry_args::roles_of_plan;
 
 pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     let recipe = load(&args.recipe)?;
     let mut plans = plans_of(&recipe)?;
-    if let Some(cluster) = plans.iter().find(|plan| plan.engine == EngineKind::DynamoTrtllm) {
-        let message = format!("recipe {} needs GPUs and a cluster, `tandem run` has this machine only", cluster.recipe);
-        return Err(Failure::message(Exit::Infeasible, message)
-            .with_hint(format!("`tandem plan {} --gpu-type {}` shows what it would start", cluster.recipe, cluster.hardware.gpu_type)));
+    for plan in &plans {
+        if let Some(reason) = engines::adapter(plan).needs_cluster(plan) {
+            let message = format!("recipe {} needs GPUs and a cluster, `tandem run` has this machine only: {reason}", plan.recipe);
+            return Err(Failure::message(Exit::Infeasible, message)
+                .with_hint(format!("`tandem plan {} --gpu-type {}` shows what it would start", plan.recipe, plan.hardware.gpu_type)));
+        }
     }
     for plan in &mut plans {
         // Before the plan is written and hashed: the run starts from that document alone.
@@ -126,7 +126,6 @@ impl<'a> Run<'a> {
             program,
             run_dir: self.folder.root().to_owned(),
             ready_timeout: Duration::from_secs(self.args.ready_timeout),
-            stop_grace: STOP_GRACE,
             api_key: api_key(),
         };
         let start = async {
@@ -170,13 +169,31 @@ impl<'a> Run<'a> {
     }
 
     async fn measure(&mut self, deployment: &mut Deployment, interrupts: &mut Interrupts) -> Option<Ended> {
+        // Once the deployment is there: a GPU source that was asked for and is missing must not leave it running.
+        let own_metrics = [format!("{}/metrics", deployment.url())];
+        let host = measure::host_name();
+        let roles = roles_of_plan(&self.plan, &host);
+        let session = match self.args.telemetry.start(&host, self.folder.path("telemetry.jsonl"), roles, &own_metrics) {
+            Ok(session) => session,
+            Err(failure) => return Some(Ended::Failed(failure)),
+        };
+        if let Some(session) = &session {
+            self.events.emit("telemetry_started", json!({"sources": session.sources, "notes": session.notes()}));
+        }
         for (index, point) in self.plan.load.points.clone().into_iter().enumerate() {
-            let ask = Ask::of_plan(&self.plan, deployment.url(), point, Duration::from_secs(self.args.grace), api_key());
+            let mut ask = Ask {
+                telemetry: self.args.telemetry.clone(),
+                session: session.clone(),
+                ..Ask::of_plan(&self.plan, deployment.url(), point, Duration::from_secs(self.args.grace), api_key())
+            };
+            let fields = engines::adapter(&self.plan).request_fields(&self.plan);
+            ask.extra_inputs.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
             let job = match Point::new(&ask, index, self.folder.root(), &self.folder.path("logs/bench.log")) {
                 Ok(job) => job,
                 Err(failure) => return Some(Ended::Failed(failure)),
             };
             self.events.emit("point_started", json!({"concurrency": point.concurrency, "n_requests": point.n_requests}));
+            let prefilled_before = deployment.n_prefilled(&self.plan).await;
             let stop = Arc::new(StopSignal::new());
             let mut ended = None;
             let mut load = tokio::task::spawn_blocking({
@@ -205,6 +222,10 @@ impl<'a> Run<'a> {
                 // The requests of a process that died fail before its end is seen.
                 ended = deployment.died_just_now().await.map(Ended::Died);
             }
+            if all_well {
+                let prefilled = deployment.n_prefilled(&self.plan).await;
+                self.client_reasons.extend(not_disaggregated(point, prefilled_before.zip(prefilled)));
+            }
             match measured {
                 Ok(measured) => {
                     self.events.emit("point_ended", measured.event);
@@ -226,7 +247,7 @@ impl<'a> Run<'a> {
         self.cut_logs()?;
         let failure = ended.map(|ended| match ended {
             Ended::Interrupted => Failure::message(Exit::Interrupted, "interrupted; everything was torn down"),
-            Ended::Died(exited) => Failure::message(Exit::Died, exited.to_string()),
+            Ended::Died(exited) => died(&exited),
             Ended::Failed(failure) => failure,
         });
         let context = self.context(failure.as_ref());
@@ -239,7 +260,7 @@ impl<'a> Run<'a> {
 
     fn cut_logs(&self) -> Result<(), Failure> {
         for (phase, target) in [(Phase::Prefill, "logs/prefill.log"), (Phase::Decode, "logs/decode.log")] {
-            let sources: Vec<_> = self.plan.workers_of(phase).map(|w| worker_log(self.folder.root(), phase, w.index)).collect();
+            let sources: Vec<_> = self.plan.workers_of(phase).map(|w| self.folder.path(&worker_log(phase, w.index))).collect();
             tandem_launch::logs::cut_iterations(&sources, &self.folder.path(target)).or_exit(Exit::Artifact)?;
         }
         Ok(())
@@ -262,6 +283,26 @@ impl<'a> Run<'a> {
             reasons,
         }
     }
+}
+
+/// The death, and what is known to cause such last lines.
+fn died(exited: &Exited) -> Failure {
+    let failure = Failure::message(Exit::Died, exited.to_string());
+    match engines::explain(&exited.tail) {
+        Some(known) => failure.with_hint(format!("{}: {}", known.meaning, known.advice)),
+        None => failure,
+    }
+}
+
+/// Every request must have passed through a prefill worker; a frontend may serve without them and say nothing.
+fn not_disaggregated(point: LoadPoint, prefilled: Option<(u64, u64)>) -> Option<Reason> {
+    let (before, after) = prefilled?;
+    let (served, sent) = (after.saturating_sub(before), u64::from(point.n_requests) + u64::from(point.n_warmup));
+    (served < sent).then(|| Reason {
+        verdict: Verdict::Invalid,
+        code: "not_disaggregated",
+        message: format!("prefill workers served {served} of {sent} requests: the rest was computed elsewhere"),
+    })
 }
 
 fn launch_ended(error: LaunchError) -> Ended {

@@ -1,0 +1,100 @@
+//! Flags of `tandem load selftest` and of the server that it measures itself against.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::cli::LoadArgs;
+
+/// `tandem load`, or one of its tools.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct LoadCommand {
+    #[command(subcommand)]
+    pub(crate) tool: Option<LoadTool>,
+    #[command(flatten)]
+    pub(crate) load: Option<LoadArgs>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LoadTool {
+    /// Certify this host: how exact the load generator is here, and how much it can drive
+    Selftest(SelftestArgs),
+    /// Answer on a fixed schedule and log when each chunk was really sent, to measure any client against
+    PacedServer(PacedServerArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The built-in paced server runs as a process of its own on this machine and logs when it really wrote each chunk; every
+figure is the client's record against that log. A real server elsewhere leaves the client more of this machine.
+Exit code 8: this host cannot measure what was asked; the table says which bar it misses.
+
+Examples:
+  tandem load selftest
+  tandem load selftest --concurrency 2048 --isl 8150 --ttft-ms 1000 --itl-ms 25 --json selftest.json")]
+pub(crate) struct SelftestArgs {
+    /// Requests in flight; several values are tested one after another
+    #[arg(long, value_delimiter = ',', default_value = "64,1024", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) concurrency: Vec<u32>,
+    /// The server's time to first token
+    #[arg(long, value_name = "MS", default_value_t = 50.0)]
+    pub(crate) ttft_ms: f64,
+    /// The server's time between tokens
+    #[arg(long, value_name = "MS", default_value_t = 10.0)]
+    pub(crate) itl_ms: f64,
+    /// Input bytes of each request
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) isl: u32,
+    /// Output tokens of each request
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) osl: u32,
+    /// Tokens in each chunk
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) tokens_per_chunk: u32,
+    /// Requests of each slot, one after another
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub(crate) rounds: u32,
+    /// Threads that receive (default: as `tandem load`)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) receive_threads: Option<u32>,
+    /// Threads of the server; several where one cannot offer the load
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) server_threads: u32,
+    /// Leave out the ceilings: as many chunks and requests a second as client and server manage together
+    #[arg(long)]
+    pub(crate) no_ceiling: bool,
+    /// Write every figure as JSON, too
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints its URL and serves POST /v1/chat/completions until standard input ends; then the log goes to --log or to standard
+output: a line of counts, then one line of JSON for each request with the times (CLOCK_MONOTONIC, ns) of its arrival and
+of each write. The length of an answer is the request's max_tokens.")]
+pub(crate) struct PacedServerArgs {
+    /// Where to listen; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    /// From the request's arrival to its first chunk
+    #[arg(long, value_name = "MS", default_value_t = 50.0)]
+    pub(crate) ttft_ms: f64,
+    /// Between tokens
+    #[arg(long, value_name = "MS", default_value_t = 10.0)]
+    pub(crate) itl_ms: f64,
+    /// Tokens in each chunk
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) tokens_per_chunk: u32,
+    /// What `usage.prompt_tokens` says
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub(crate) prompt_tokens: u32,
+    /// Threads that serve
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) threads: u32,
+    /// Where the log goes
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+}
