@@ -177,6 +177,7 @@ class Request:
             "e2e_output_throughput": self.osl / (last / 1e9) if last and self.osl is not None else None,
             "send_lag": ms(max(self.start - self.scheduled, 0)),
             "effective_latency": ms(self.start + last - self.scheduled),
+            "effective_ttft": ms(self.start + first - self.scheduled),
         }
 
     def token_gaps(self):
@@ -188,8 +189,9 @@ class Request:
         return [gap / n / 1e6 for gap, n in zip(self.gaps, self.tokens[1:]) for _ in range(n)]
 
 
-STREAMING_ONLY = {"ttft", "ttfr", "ttfo", "ttst", "tpot", "itl", "icl", "output_throughput_per_user", "prefill_throughput_per_user"}
-LOWER_IS_BETTER = {"request_latency", "ttft", "ttfr", "ttfo", "ttst", "tpot", "send_lag", "effective_latency"}
+STREAMING_ONLY = {"ttft", "ttfr", "ttfo", "ttst", "tpot", "itl", "icl", "output_throughput_per_user", "prefill_throughput_per_user",
+                  "effective_ttft"}
+LOWER_IS_BETTER = {"request_latency", "ttft", "ttfr", "ttfo", "ttst", "tpot", "send_lag", "effective_latency", "effective_ttft"}
 
 
 # --- one load point ----------------------------------------------------------------------------------------------

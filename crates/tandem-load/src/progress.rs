@@ -1,8 +1,13 @@
 //! Live figures of a run, for a progress bar. Counters only: the report's figures come from records.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use tandem_metrics::metrics::tpot;
+use tandem_metrics::{LoadPhase, RequestRecord};
 use tandem_plan::Nanos;
+
+use crate::health::LagHistogram;
 
 /// The state of a run at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +26,12 @@ pub struct Snapshot {
     pub n_chunks: u64,
     /// Output tokens received; a chunk whose tokens are unknown counts as one.
     pub n_tokens: u64,
+    /// Time to first token of the measured requests that have ended: p50 and p99, within 12 %.
+    pub ttft: Option<(Nanos, Nanos)>,
+    /// Time per output token of the measured requests that have ended: p50 and p99, within 12 %.
+    pub tpot: Option<(Nanos, Nanos)>,
+    /// Until when measured requests are sent, from the first on, if time ends the run; with what has passed of it.
+    pub of_duration: Option<(Nanos, Nanos)>,
 }
 
 impl Snapshot {
@@ -60,6 +71,14 @@ pub(crate) struct Live {
     n_failed: AtomicU64,
     n_chunks: AtomicU64,
     n_tokens: AtomicU64,
+    latencies: Mutex<Latencies>,
+}
+
+#[derive(Debug, Default)]
+struct Latencies {
+    first_start: Option<u64>,
+    ttft: LagHistogram,
+    tpot: LagHistogram,
 }
 
 impl Live {
@@ -90,8 +109,27 @@ impl Live {
         self.n_tokens.fetch_add(n_tokens, Ordering::Relaxed);
     }
 
+    /// A request has been decoded.
+    pub(crate) fn measured(&self, record: &RequestRecord) {
+        if record.phase != LoadPhase::Profiling {
+            return;
+        }
+        let mut latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        latencies.first_start.get_or_insert(record.start_ns);
+        if let Some(first) = record.chunks.first().filter(|_| record.outcome.is_ok()) {
+            latencies.ttft.add(Nanos(first.at_ns.saturating_sub(record.start_ns)));
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float-to-integer cast saturates")]
+            if let Some(tpot) = tpot::of(record) {
+                latencies.tpot.add(Nanos(tpot as u64));
+            }
+        }
+    }
+
     /// The counters at `now`.
-    pub(crate) fn snapshot(&self, now: Nanos, n_total: u64) -> Snapshot {
+    pub(crate) fn snapshot(&self, now: Nanos, n_total: u64, duration: Option<Nanos>) -> Snapshot {
+        let latencies = self.latencies.lock().unwrap_or_else(PoisonError::into_inner);
+        let both = |h: &LagHistogram| (h.n() > 0).then(|| (h.quantile(0.5), h.quantile(0.99)));
+        let passed = latencies.first_start.map_or(Nanos::ZERO, |start| now.saturating_sub(Nanos(start)));
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let started = read(&self.started);
         Snapshot {
@@ -102,6 +140,9 @@ impl Live {
             n_failed: read(&self.n_failed),
             n_chunks: read(&self.n_chunks),
             n_tokens: read(&self.n_tokens),
+            ttft: both(&latencies.ttft),
+            tpot: both(&latencies.tpot),
+            of_duration: duration.map(|duration| (passed.min(duration), duration)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Runs a load from a specification to records: starts the threads, watches them, puts together what they return.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,14 +21,18 @@ use crate::health::{
 };
 use crate::pacing::Load;
 use crate::progress::{Live, Progress};
-use crate::prompts::requests::Requests;
+use crate::prompts::body::BodyTemplate;
+use crate::prompts::requests::{Made, Requests};
+use crate::prompts::sessions::{Conversations, Scripts};
 use crate::prompts::texts::Texts;
 use crate::spec::LoadSpec;
 use crate::stop::StopSignal;
 use crate::transport::desk::Desk;
 use crate::transport::outbox::outbox;
 use crate::transport::receive::{ReceiveConfig, Receiver, receive};
+use crate::transport::request::RequestHead;
 use crate::transport::supply::supply;
+use crate::transport::turns::{TurnQueue, turns};
 
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
@@ -47,6 +52,8 @@ pub struct LoadReport {
     pub n_repeated_prompts: u32,
     /// Measured requests whose `usage.prompt_tokens` was not what the prompt and the chat template make together.
     pub n_isl_mismatches: u32,
+    /// Measured requests that ended well with another number of output tokens than they asked for.
+    pub n_osl_mismatches: u32,
 }
 
 impl LoadReport {
@@ -72,7 +79,8 @@ impl LoadReport {
 pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, stop: &Arc<StopSignal>) -> Result<LoadReport, LoadError> {
     spec.check()?;
     let n_repeated = Arc::new(AtomicU32::new(0));
-    let requests = Requests::new(spec, texts.clone(), n_repeated.clone())?;
+    let scripts = Arc::new(Scripts::default());
+    let requests = Requests::new(spec, texts.clone(), n_repeated.clone(), scripts.clone())?;
     let address = spec.target.reachable_address(spec.timeouts.connect.into())?;
     allow_open_files(spec)?;
     let config = ReceiveConfig {
@@ -84,33 +92,29 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
         limits: spec.limits,
         kernel_stamps: spec.kernel_stamps,
     };
-    let common = Common { isl: spec.isl, osl: spec.osl, keep_text: true };
+    let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer: spec.turns.is_some() };
     let clock = Clock::start();
     let machine_before = MachineCpu::now();
-    let (received, mut health) = run_threads(spec, config, clock, requests, common, progress, stop)?;
-    let records = finish_records(received, &*texts);
+    let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, stop)?;
+    let made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
+    let (records, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &made, &*texts);
     health.schedule_lag = schedule_lag(&records, spec);
     (health.in_flight_mean, health.in_flight_peak) = in_flight(&records);
     health.steal_share = machine_before.and_then(|before| MachineCpu::now()?.steal_since(before));
     health.in_flight_nominal = spec.load.max_in_flight.and_then(|n| u32::try_from(n).ok());
-    Ok(LoadReport {
-        n_isl_mismatches: isl_mismatches(&records, spec, &*texts),
-        records,
-        clock,
-        health,
-        n_repeated_prompts: n_repeated.load(Ordering::Relaxed),
-    })
+    Ok(LoadReport { n_isl_mismatches, n_osl_mismatches, records, clock, health, n_repeated_prompts: n_repeated.load(Ordering::Relaxed) })
 }
 
 fn run_threads(
     spec: &LoadSpec,
     config: ReceiveConfig,
     clock: Clock,
-    requests: Requests,
+    (requests, scripts): (Requests, Arc<Scripts>),
     common: Common,
     progress: &mut dyn Progress,
     stop: &Arc<StopSignal>,
-) -> Result<(Received, ClientHealth), LoadError> {
+) -> Result<(Received, Vec<Made>, ClientHealth), LoadError> {
+    let duration = spec.load.duration;
     let live = Arc::new(Live::default());
     let (supply, maker) = supply();
     let (ended, at_end) = channel::<()>();
@@ -125,14 +129,19 @@ fn run_threads(
         let share = |n: usize| n / n_threads + usize::from(i < n % n_threads);
         let own = ReceiveConfig { max_in_flight: share(config.max_in_flight), n_open_first: share(config.n_open_first), ..config.clone() };
         let (outbox, inbox) = outbox();
-        let receiver = Receiver::new(own, clock, desk.clone(), outbox, live.clone(), stop.clone());
-        loops.push((receiver.map_err(|source| LoadError::System { action: "prepare to receive", source })?, inbox));
+        let (conversations, queue) = conversations(spec, &scripts)?.unzip();
+        let receiver = Receiver::new(own, clock, desk.clone(), outbox, live.clone(), stop.clone(), queue);
+        loops.push((receiver.map_err(|source| LoadError::System { action: "prepare to receive", source })?, inbox, conversations));
     }
-    let prompts = spawn(PROMPT_THREAD, move || maker.run(requests))?;
+    let prompts = spawn(PROMPT_THREAD, move || {
+        let mut requests = requests;
+        maker.run(&mut requests);
+        requests.into_made()
+    })?;
     let mut threads = Vec::new();
-    for (receiver, inbox) in loops {
+    for (receiver, inbox, conversations) in loops {
         let (ended, live) = (ended.clone(), live.clone());
-        let decoder = spawn(DECODE_THREAD, move || decode(&inbox, common, n_log, &live))?;
+        let decoder = spawn(DECODE_THREAD, move || decode(&inbox, common, n_log, &live, conversations.as_ref()))?;
         let receiver = spawn(RECEIVE_THREAD, move || {
             let _ended = ended;
             let priority_raised = raise_thread_priority();
@@ -143,7 +152,7 @@ fn run_threads(
     }
     drop(ended);
     while at_end.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
-        progress.show(&live.snapshot(clock.now(), n_total));
+        progress.show(&live.snapshot(clock.now(), n_total, duration));
     }
     let (mut all, mut receive, mut cpu) = (Received::default(), None::<ReceiveHealth>, Vec::new());
     for (receiver, decoder) in threads {
@@ -161,9 +170,9 @@ fn run_threads(
     (receive.n_not_sent, receive.n_supply_waits) = (desk.n_left(), desk.n_supply_waits());
     // The prompt thread may wait for somebody to take what it has made.
     drop(desk);
-    let ((), prompt_cpu) = join(prompts, PROMPT_THREAD)?;
+    let (made, prompt_cpu) = join(prompts, PROMPT_THREAD)?;
     cpu.push((PROMPT_THREAD, prompt_cpu));
-    let last = live.snapshot(clock.now(), n_total);
+    let last = live.snapshot(clock.now(), n_total, duration);
     progress.show(&last);
     let health = ClientHealth {
         receive,
@@ -177,7 +186,16 @@ fn run_threads(
         schedule_lag: (Nanos::ZERO, Nanos::ZERO),
         steal_share: None,
     };
-    Ok((all, health))
+    Ok((all, made, health))
+}
+
+/// What a pair of threads needs to carry conversations on: a conversation stays with the pair that began it.
+fn conversations(spec: &LoadSpec, scripts: &Arc<Scripts>) -> Result<Option<(Conversations, TurnQueue)>, LoadError> {
+    let Some(asked) = &spec.turns else { return Ok(None) };
+    let (to_receiver, queue) = turns();
+    let head = RequestHead::new(&spec.target, spec.streaming, spec.api_key.as_ref(), &spec.headers)?;
+    let body = BodyTemplate::new(spec)?;
+    Ok(Some((Conversations { scripts: scripts.clone(), head, body, n_turns_max: asked.max, to_receiver }, queue)))
 }
 
 type Running<T> = thread::JoinHandle<(T, Duration)>;
@@ -195,12 +213,33 @@ fn join<T>(running: Running<T>, thread: &'static str) -> Result<(T, Duration), L
     running.join().map_err(|_| LoadError::Panicked { thread })
 }
 
-fn finish_records(received: Received, texts: &dyn Texts) -> Vec<RequestRecord> {
+/// The records in the order of sending, with what is known from their making; and how many measured ones have another ISL, another OSL
+/// than they asked for.
+fn finish_records(received: Received, made: &HashMap<(LoadPhase, u32), Made>, texts: &dyn Texts) -> (Vec<RequestRecord>, u32, u32) {
     let mut finished = received.finished;
     finished.iter_mut().for_each(|f| count_output(f, &|text| texts.count(text)));
     let mut records: Vec<_> = finished.into_iter().map(|f| f.record).collect();
-    records.sort_by_key(|r| (r.phase == LoadPhase::Profiling, r.index));
-    records
+    let (mut n_isl, mut n_osl, mut has_turns) = (0, 0, false);
+    for record in &mut records {
+        let Some(made) = u32::try_from(record.index).ok().and_then(|index| made.get(&(record.phase, index))) else { continue };
+        record.isl.client = made.isl;
+        (record.session, record.turn) = (u64::from(made.session), made.turn);
+        has_turns |= made.turn > 0;
+        let differ = |a: Option<u32>, b: Option<u32>| a.zip(b).is_some_and(|(a, b)| a != b);
+        if record.phase == LoadPhase::Profiling {
+            n_isl += u32::from(differ(record.isl.server, made.isl_at_server));
+            n_osl += u32::from(record.is_kept() && differ(record.osl_tokens(), Some(made.osl)));
+        }
+    }
+    records.sort_by_key(|r| (r.phase == LoadPhase::Profiling, if has_turns { r.start_ns } else { r.index }, r.index));
+    if has_turns {
+        // Tickets leave gaps where conversations are short.
+        let n_warmup = records.iter().filter(|r| r.phase == LoadPhase::Warmup).count() as u64;
+        for (i, record) in (0..).zip(&mut records) {
+            record.index = if i < n_warmup { i } else { i - n_warmup };
+        }
+    }
+    (records, n_isl, n_osl)
 }
 
 /// Mean and worst delay between when a request was due and when its sending began.
@@ -210,12 +249,6 @@ fn schedule_lag(records: &[RequestRecord], spec: &LoadSpec) -> (Nanos, Nanos) {
     }
     let lags = || records.iter().map(|r| r.start_ns.saturating_sub(r.scheduled_ns));
     (Nanos(lags().sum::<u64>() / records.len() as u64), Nanos(lags().max().unwrap_or(0)))
-}
-
-fn isl_mismatches(records: &[RequestRecord], spec: &LoadSpec, texts: &dyn Texts) -> u32 {
-    let wanted = if spec.isl_includes_template { spec.isl } else { spec.isl.saturating_add(texts.template_tokens()) };
-    let wrong = records.iter().filter(|r| r.phase == LoadPhase::Profiling && r.isl.server.is_some_and(|n| n != wanted));
-    u32::try_from(wrong.count()).unwrap_or(u32::MAX)
 }
 
 /// Raises the limit of open files as far as the run needs and the system lets it.

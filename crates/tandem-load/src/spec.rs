@@ -1,10 +1,15 @@
 //! What a load run is to do: plain data, checked once.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 use tandem_plan::Nanos;
 
 use crate::error::LoadError;
 use crate::pacing::{Arrivals, Load};
+use crate::prompts::files::GivenPrompt;
+use crate::prompts::lengths::Lengths;
+use crate::prompts::trace::TraceRequest;
 use crate::target::Target;
 use crate::transport::http::Limits;
 use crate::transport::request::ApiKey;
@@ -32,6 +37,45 @@ impl Timeouts {
     };
 }
 
+/// What requests say.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompts {
+    /// Random words, each prompt another.
+    Synthetic {
+        /// What prompts begin with that others begin with too.
+        prefix: Option<Prefix>,
+    },
+    /// The user's own, in order, from the first again when they are used up.
+    Given {
+        /// They.
+        prompts: Arc<[GivenPrompt]>,
+        /// Whether the file's output lengths (or the lengths of its answers) go before the specification's, where it has them.
+        use_their_osl: bool,
+    },
+    /// Random words, with the lengths and the shared beginnings of a trace.
+    Trace(Arc<[TraceRequest]>),
+}
+
+/// Beginnings that prompts share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Prefix {
+    /// Its length, tokens; part of the prompt's.
+    pub n_tokens: u32,
+    /// How many different ones there are; each prompt takes one at random.
+    pub n_pool: u32,
+}
+
+/// Conversations: each answer is sent back as history with the next question.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turns {
+    /// Requests of a conversation at least.
+    pub min: u32,
+    /// Requests of a conversation at most; each number between them is equally likely.
+    pub max: u32,
+    /// From the end of an answer to when the next question is due, milliseconds.
+    pub think_ms: Lengths,
+}
+
 /// A load run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadSpec {
@@ -41,10 +85,14 @@ pub struct LoadSpec {
     pub model: String,
     /// When requests are sent, and how many.
     pub load: Load,
-    /// Prompt length, tokens.
-    pub isl: u32,
-    /// Output length, tokens.
-    pub osl: u32,
+    /// Where prompts come from.
+    pub prompts: Prompts,
+    /// Prompt length, tokens; of each user message in conversations. Prompts of the user's own and traces have theirs.
+    pub isl: Lengths,
+    /// Output length, tokens. Traces have theirs.
+    pub osl: Lengths,
+    /// Conversations of several turns; `load` counts these then. `None` = single requests.
+    pub turns: Option<Turns>,
     /// Whether responses are streamed.
     pub streaming: bool,
     /// Makes prompts and random schedules repeatable.
@@ -80,14 +128,11 @@ impl LoadSpec {
         Ok(Self {
             target: Target::parse(url)?,
             model: model.to_owned(),
-            load: Load {
-                arrivals: Arrivals::ClosedLoop,
-                max_in_flight: Some(concurrency as usize),
-                n_warmup: concurrency.saturating_mul(2),
-                n_requests,
-            },
-            isl,
-            osl,
+            load: Load::new(Arrivals::ClosedLoop, Some(concurrency as usize), concurrency.saturating_mul(2), n_requests),
+            prompts: Prompts::Synthetic { prefix: None },
+            isl: Lengths::Fixed(isl),
+            osl: Lengths::Fixed(osl),
+            turns: None,
             streaming: true,
             seed: 100,
             isl_includes_template: false,
@@ -103,10 +148,11 @@ impl LoadSpec {
         })
     }
 
-    /// Requests of the run, warm-up included.
+    /// Requests of the run, warm-up included; with conversations of varying length, about so many. What `duration` cuts off is counted.
     #[must_use]
     pub fn n_total(&self) -> u64 {
-        u64::from(self.load.n_warmup) + u64::from(self.load.n_requests)
+        let n = u64::from(self.load.n_warmup) + u64::from(self.load.n_requests);
+        self.turns.as_ref().map_or(n, |turns| n * (u64::from(turns.min) + u64::from(turns.max)) / 2)
     }
 
     /// Requests in flight at most: the load's cap, or what may be connected.
@@ -141,12 +187,10 @@ impl LoadSpec {
         if self.model.is_empty() {
             return bad("model", "is empty");
         }
-        if self.isl == 0 {
-            return bad("isl", "must be at least 1");
+        for (field, lengths) in [("isl", &self.isl), ("osl", &self.osl)] {
+            lengths.check().map_err(|reason| LoadError::Spec { field, reason })?;
         }
-        if self.osl == 0 {
-            return bad("osl", "must be at least 1");
-        }
+        self.check_prompts()?;
         if self.load.n_requests == 0 {
             return bad("n_requests", "must be at least 1");
         }
@@ -172,6 +216,35 @@ impl LoadSpec {
             Arrivals::Trace(times) if !times.is_sorted() => bad("trace", "times must ascend"),
             _ => self.check_timeouts(),
         }
+    }
+
+    fn check_prompts(&self) -> Result<(), LoadError> {
+        let bad = |field, reason: &str| Err(LoadError::Spec { field, reason: reason.to_owned() });
+        match &self.prompts {
+            Prompts::Synthetic { prefix: Some(prefix) } if prefix.n_tokens == 0 || prefix.n_pool == 0 => {
+                return bad("prefix", "its length and the size of its pool must be at least 1");
+            }
+            Prompts::Synthetic { prefix: Some(prefix) } if self.isl.fixed().is_some_and(|isl| isl <= prefix.n_tokens) => {
+                return bad("prefix", "must be shorter than the prompt");
+            }
+            Prompts::Given { prompts, .. } if prompts.is_empty() => return bad("prompts", "there is none"),
+            Prompts::Trace(requests) if self.n_total() > requests.len() as u64 => return bad("trace", "has fewer requests than asked for"),
+            Prompts::Trace(_) if self.turns.is_some() => return bad("turns", "a trace has none"),
+            _ => {}
+        }
+        let Some(turns) = &self.turns else {
+            return if self.load.n_turns_max == 1 { Ok(()) } else { bad("turns", "are not said") };
+        };
+        if turns.min == 0 || turns.min > turns.max || turns.max != self.load.n_turns_max {
+            return bad("turns", "must be at least 1, and the fewest not above the most");
+        }
+        if turns.think_ms != Lengths::Fixed(0) {
+            turns.think_ms.check().map_err(|reason| LoadError::Spec { field: "think time", reason })?;
+        }
+        if (u64::from(self.load.n_warmup) + u64::from(self.load.n_requests)) * u64::from(turns.max) > u64::from(u32::MAX) {
+            return bad("turns", "make too many requests");
+        }
+        Ok(())
     }
 
     fn check_timeouts(&self) -> Result<(), LoadError> {
@@ -214,10 +287,10 @@ mod tests {
         let spec = || LoadSpec::closed_loop("h", "m", 2, 10, 8, 8).unwrap();
         spec().check().unwrap();
         type Spoil = fn(&mut LoadSpec);
-        let cases: [(&str, Spoil); 12] = [
+        let cases: [(&str, Spoil); 17] = [
             ("model", |s| s.model.clear()),
-            ("isl", |s| s.isl = 0),
-            ("osl", |s| s.osl = 0),
+            ("isl", |s| s.isl = Lengths::Fixed(0)),
+            ("osl", |s| s.osl = Lengths::Uniform(3, 2)),
             ("n_requests", |s| s.load.n_requests = 0),
             ("n_requests", |s| s.load.n_warmup = u32::MAX),
             ("concurrency", |s| s.load.max_in_flight = Some(0)),
@@ -225,6 +298,11 @@ mod tests {
             ("rate", |s| s.load.arrivals = Arrivals::Constant { rate: f64::NAN }),
             ("grace time", |s| s.timeouts.grace = Nanos(u64::MAX)),
             ("request timeout", |s| s.timeouts.request = Nanos::ZERO),
+            ("prefix", |s| s.prompts = Prompts::Synthetic { prefix: Some(Prefix { n_tokens: 8, n_pool: 1 }) }),
+            ("prompts", |s| s.prompts = Prompts::Given { prompts: Arc::new([]), use_their_osl: true }),
+            ("trace", |s| s.prompts = Prompts::Trace(Arc::new([]))),
+            ("turns", |s| s.turns = Some(Turns { min: 2, max: 2, think_ms: Lengths::Fixed(0) })),
+            ("turns", |s| s.load.n_turns_max = 2),
             ("shape", |s| s.load.arrivals = Arrivals::Gamma { rate: 1.0, shape: 0.0 }),
             ("trace", |s| s.load.arrivals = Arrivals::Trace(vec![Nanos(2), Nanos(1)])),
         ];

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use scripted::{LAST_CHUNK, STREAM_HEAD, Server, Signals, Then, chunked, content, ending, good_answer, header, prompt_len, put};
 use tandem_load::pacing::Arrivals;
-use tandem_load::{ApiKey, ByteTexts, LoadError, LoadReport, LoadSpec, NoProgress, Snapshot, StopSignal, run};
+use tandem_load::{ApiKey, ByteTexts, Lengths, LoadError, LoadReport, LoadSpec, NoProgress, Snapshot, StopSignal, run};
 use tandem_metrics::{FailureKind, LoadPhase, Outcome};
 use tandem_plan::Nanos;
 
@@ -224,7 +224,7 @@ fn a_large_request_to_a_slow_reader_arrives_whole() {
         Then::Keep
     });
     let mut spec = spec(&server, 2, 0, 3);
-    spec.isl = 3_000_000;
+    spec.isl = Lengths::Fixed(3_000_000);
     assert_all_ok(&go(&spec), 3);
 }
 

@@ -143,7 +143,7 @@ mod tests {
     use crate::record::{Chunk, FailureKind, LoadPhase, Outcome};
 
     fn load(streaming: bool) -> Load {
-        Load { streaming, concurrency: Some(1), n_requests: 2, isl: Some(3), osl: Some(3), n_gpus: 2, slos: Vec::new() }
+        Load { streaming, concurrency: Some(1), request_rate: None, n_requests: 2, isl: Some(3), osl: Some(3), n_gpus: 2, slos: Vec::new() }
     }
 
     fn record(index: u64, start_ns: u64) -> RequestRecord {

@@ -215,7 +215,16 @@ mod tests {
     }
 
     fn check(records: &[RequestRecord], n_requests: u64) -> (Verdict, Vec<&'static str>) {
-        let load = Load { streaming: true, concurrency: Some(1), n_requests, isl: Some(100), osl: Some(200), n_gpus: 1, slos: Vec::new() };
+        let load = Load {
+            streaming: true,
+            concurrency: Some(1),
+            request_rate: None,
+            n_requests,
+            isl: Some(100),
+            osl: Some(200),
+            n_gpus: 1,
+            slos: Vec::new(),
+        };
         let validity = Validity::of(&Sample::new(records, &load));
         (validity.verdict(), validity.reasons.iter().map(|reason| reason.code).collect())
     }
@@ -261,7 +270,16 @@ mod tests {
 
     #[test]
     fn fewer_requests_than_slots_are_suspect() {
-        let load = Load { streaming: true, concurrency: Some(3), n_requests: 2, isl: None, osl: None, n_gpus: 1, slos: Vec::new() };
+        let load = Load {
+            streaming: true,
+            concurrency: Some(3),
+            request_rate: None,
+            n_requests: 2,
+            isl: None,
+            osl: None,
+            n_gpus: 1,
+            slos: Vec::new(),
+        };
         let validity = Validity::of(&Sample::new(&back_to_back(2, 0), &load));
         assert!(validity.reasons.iter().any(|reason| reason.code == "too_few_requests"), "{validity:?}");
     }

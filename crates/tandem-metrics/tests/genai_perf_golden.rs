@@ -64,6 +64,7 @@ fn check(case: &str, json_text: &str, csv_text: &str) {
         load: Load {
             streaming: case["streaming"] == true,
             concurrency: Some(4),
+            request_rate: None,
             n_requests: n,
             isl: Some(isl),
             osl: Some(osl),

@@ -37,7 +37,16 @@ fn records() -> Vec<RequestRecord> {
 fn pyarrow_and_duckdb_read_what_was_written() {
     let dir = tempfile::tempdir().unwrap();
     let all = records();
-    let load = Load { streaming: true, concurrency: Some(1), n_requests: 298, isl: None, osl: None, n_gpus: 1, slos: Vec::new() };
+    let load = Load {
+        streaming: true,
+        concurrency: Some(1),
+        request_rate: None,
+        n_requests: 298,
+        isl: None,
+        osl: None,
+        n_gpus: 1,
+        slos: Vec::new(),
+    };
     std::fs::write(dir.path().join("requests.parquet"), parquet::requests(&all, CLOCK, &load)).unwrap();
     std::fs::write(dir.path().join("chunks.parquet"), parquet::chunks(&all, CLOCK)).unwrap();
     std::fs::write(dir.path().join("empty.parquet"), parquet::chunks(&[], CLOCK)).unwrap();

@@ -49,7 +49,7 @@ prop_compose! {
 }
 
 fn load(streaming: bool) -> Load {
-    Load { streaming, concurrency: Some(2), n_requests: 1, isl: Some(100), osl: Some(100), n_gpus: 4, slos: Vec::new() }
+    Load { streaming, concurrency: Some(2), request_rate: None, n_requests: 1, isl: Some(100), osl: Some(100), n_gpus: 4, slos: Vec::new() }
 }
 
 proptest! {

@@ -23,6 +23,7 @@ fn point(concurrency: u32, gap_ns: u64) -> PointArtifacts {
         load: Load {
             streaming: true,
             concurrency: Some(concurrency),
+            request_rate: None,
             n_requests: 2,
             isl: Some(5),
             osl: Some(3),

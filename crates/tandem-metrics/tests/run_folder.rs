@@ -79,6 +79,7 @@ fn point(case: &Case, concurrency: u32) -> PointArtifacts {
         load: Load {
             streaming: case.streaming,
             concurrency: Some(concurrency),
+            request_rate: None,
             n_requests,
             isl: Some(128),
             osl: Some(osl),

@@ -36,6 +36,8 @@ pub enum Arrivals {
 }
 
 /// Everything that pacing depends on.
+///
+/// With conversations of several turns it paces conversations, not requests: what it counts, caps and schedules are these.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
     /// When requests are due.
@@ -44,8 +46,22 @@ pub struct Load {
     pub max_in_flight: Option<usize>,
     /// Unmeasured requests that come first.
     pub n_warmup: u32,
-    /// Measured requests.
+    /// Measured requests at most.
     pub n_requests: u32,
+    /// Time in which the load rises to its full height: a closed loop's cap from 1 on, a rate from 0 on, both linearly. Traces do not ramp.
+    pub ramp: Nanos,
+    /// Nothing is sent later than this after the first measured request; `None` = until `n_requests` are sent.
+    pub duration: Option<Nanos>,
+    /// Indices from one ticket to the next: the turns of a conversation at most.
+    pub n_turns_max: u32,
+}
+
+impl Load {
+    /// A load of single requests without ramp or end in time.
+    #[must_use]
+    pub const fn new(arrivals: Arrivals, max_in_flight: Option<usize>, n_warmup: u32, n_requests: u32) -> Self {
+        Load { arrivals, max_in_flight, n_warmup, n_requests, ramp: Nanos::ZERO, duration: None, n_turns_max: 1 }
+    }
 }
 
 /// Permission to send one request.
@@ -53,7 +69,7 @@ pub struct Load {
 pub struct Ticket {
     /// Which part of the run.
     pub phase: LoadPhase,
-    /// From 0 within its phase.
+    /// From 0 within its phase; conversations take `n_turns_max` numbers each.
     pub index: u32,
     /// When it was due; `None` in a closed loop, where nothing is ever late.
     pub scheduled: Option<Nanos>,
@@ -81,6 +97,13 @@ pub struct Pacer {
     n_total: u32,
     n_issued: u32,
     due: Option<Option<Nanos>>,
+    start: Nanos,
+    /// Of the cap; zero when it is the rate that ramps.
+    ramp: Nanos,
+    duration: Option<Nanos>,
+    /// After this nothing is sent; known from the first measured request on.
+    deadline: Option<Nanos>,
+    n_turns_max: u32,
 }
 
 impl Pacer {
@@ -88,17 +111,25 @@ impl Pacer {
     #[must_use]
     pub fn new(load: &Load, start: Nanos, seed: u64) -> Self {
         Self {
-            schedule: Schedule::new(&load.arrivals, start, seed),
+            schedule: Schedule::new(&load.arrivals, start, load.ramp, seed),
             max_in_flight: load.max_in_flight.unwrap_or(usize::MAX),
             n_warmup: load.n_warmup,
             n_total: load.n_warmup.saturating_add(load.n_requests),
             n_issued: 0,
             due: None,
+            start,
+            ramp: if load.arrivals == Arrivals::ClosedLoop { load.ramp } else { Nanos::ZERO },
+            duration: load.duration,
+            deadline: None,
+            n_turns_max: load.n_turns_max.max(1),
         }
     }
 
     /// What to do at `now` with `n_in_flight` requests unanswered. A ticket that is returned counts as sent.
     pub fn next(&mut self, now: Nanos, n_in_flight: usize) -> Turn {
+        if self.is_over(now) {
+            self.n_total = self.n_issued;
+        }
         if self.n_issued >= self.n_total {
             return Turn::Done;
         }
@@ -108,16 +139,36 @@ impl Pacer {
         };
         if let Some(time) = due.filter(|t| *t > now) {
             self.due = Some(due);
-            return Turn::WaitUntil(time);
+            return Turn::WaitUntil(self.deadline.map_or(time, |deadline| deadline.min(time)));
         }
         if n_in_flight >= self.max_in_flight {
             self.due = Some(due);
             return Turn::WaitForEnd;
         }
+        if let Some(time) = self.ramp_allows_at(n_in_flight).filter(|t| *t > now) {
+            self.due = Some(due);
+            return Turn::WaitUntil(time);
+        }
         let n = self.n_issued;
         self.n_issued += 1;
         let (phase, index) = if n < self.n_warmup { (LoadPhase::Warmup, n) } else { (LoadPhase::Profiling, n - self.n_warmup) };
-        Turn::Send(Ticket { phase, index, scheduled: due })
+        if let (LoadPhase::Profiling, Some(duration), None) = (phase, self.duration, self.deadline) {
+            self.deadline = Some(due.unwrap_or(now) + duration);
+        }
+        Turn::Send(Ticket { phase, index: index.saturating_mul(self.n_turns_max), scheduled: due })
+    }
+
+    /// Whether the time to send is over.
+    #[must_use]
+    pub fn is_over(&self, now: Nanos) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+
+    /// When the ramp lets one more than `n_in_flight` be in flight: the cap is 1 at the start and full at the ramp's end.
+    fn ramp_allows_at(&self, n_in_flight: usize) -> Option<Nanos> {
+        let steps = self.max_in_flight.saturating_sub(1).max(1);
+        let wait = u128::from(self.ramp.0) * n_in_flight as u128 / steps as u128;
+        (self.ramp > Nanos::ZERO).then(|| self.start + Nanos(u64::try_from(wait).unwrap_or(u64::MAX / 2)))
     }
 
     /// Requests that have not been sent.
@@ -131,8 +182,17 @@ impl Pacer {
 #[derive(Debug)]
 enum Schedule {
     AtOnce,
-    Gaps { last: f64, gaps: Gaps },
-    Recorded { start: Nanos, times: std::vec::IntoIter<Nanos> },
+    /// `last` is the next due time in ns after the start, were there no ramp.
+    Gaps {
+        start: Nanos,
+        last: f64,
+        gaps: Gaps,
+        ramp: f64,
+    },
+    Recorded {
+        start: Nanos,
+        times: std::vec::IntoIter<Nanos>,
+    },
 }
 
 #[derive(Debug)]
@@ -142,14 +202,14 @@ enum Gaps {
 }
 
 impl Schedule {
-    fn new(arrivals: &Arrivals, start: Nanos, seed: u64) -> Self {
-        let last = start.0 as f64;
+    fn new(arrivals: &Arrivals, start: Nanos, ramp: Nanos, seed: u64) -> Self {
+        let (last, ramp) = (0.0, ramp.0 as f64);
         match arrivals {
             Arrivals::ClosedLoop => Schedule::AtOnce,
-            Arrivals::Constant { rate } => Schedule::Gaps { last, gaps: Gaps::Constant(1e9 / rate) },
+            Arrivals::Constant { rate } => Schedule::Gaps { start, last, gaps: Gaps::Constant(1e9 / rate), ramp },
             Arrivals::Gamma { rate, shape } => {
                 let nanos = Gamma::new(*shape, 1e9 / (rate * shape)).expect("rate and shape are validated to be positive and finite");
-                Schedule::Gaps { last, gaps: Gaps::Random { nanos, rng: Xoshiro256PlusPlus::seed_from_u64(seed) } }
+                Schedule::Gaps { start, last, gaps: Gaps::Random { nanos, rng: Xoshiro256PlusPlus::seed_from_u64(seed) }, ramp }
             }
             Arrivals::Trace(times) => Schedule::Recorded { start, times: times.clone().into_iter() },
         }
@@ -162,8 +222,8 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Self::Item> {
         match self {
             Schedule::AtOnce => Some(None),
-            Schedule::Gaps { last, gaps } => {
-                let due = *last;
+            Schedule::Gaps { start, last, gaps, ramp } => {
+                let due = ramped(*last, *ramp);
                 *last += match gaps {
                     Gaps::Constant(gap) => *gap,
                     Gaps::Random { nanos, rng } => nanos.sample(rng),
@@ -173,11 +233,17 @@ impl Iterator for Schedule {
                     clippy::cast_sign_loss,
                     reason = "a float-to-integer cast saturates, and no run lasts 580 years"
                 )]
-                Some(Some(Nanos(due as u64)))
+                Some(Some(*start + Nanos(due as u64)))
             }
             Schedule::Recorded { start, times } => times.next().map(|t| Some(*start + t)),
         }
     }
+}
+
+/// When what an unramped schedule has at `time` is due if the rate rises linearly from 0 for `ramp`: by then half as much has
+/// come as without, so `t^2 / (2 ramp) = time` below that and `t = time + ramp / 2` above.
+fn ramped(time: f64, ramp: f64) -> f64 {
+    if time < ramp / 2.0 { (2.0 * ramp * time).sqrt() } else { time + ramp / 2.0 }
 }
 
 #[cfg(test)]
@@ -187,11 +253,15 @@ mod tests {
     use super::*;
 
     fn closed(concurrency: usize, n_warmup: u32, n_requests: u32) -> Pacer {
-        Pacer::new(&Load { arrivals: Arrivals::ClosedLoop, max_in_flight: Some(concurrency), n_warmup, n_requests }, Nanos::ZERO, 1)
+        Pacer::new(&Load::new(Arrivals::ClosedLoop, Some(concurrency), n_warmup, n_requests), Nanos::ZERO, 1)
     }
 
     fn open(arrivals: Arrivals, n_requests: u32, seed: u64) -> Vec<Nanos> {
-        let mut pacer = Pacer::new(&Load { arrivals, max_in_flight: None, n_warmup: 0, n_requests }, Nanos(1000), seed);
+        drain(&Load::new(arrivals, None, 0, n_requests), seed)
+    }
+
+    fn drain(load: &Load, seed: u64) -> Vec<Nanos> {
+        let mut pacer = Pacer::new(load, Nanos(1000), seed);
         let mut times = Vec::new();
         let mut now = Nanos::ZERO;
         loop {
@@ -245,13 +315,68 @@ mod tests {
 
     #[test]
     fn a_capped_rate_keeps_the_due_time_of_a_request_that_had_to_wait() {
-        let load = Load { arrivals: Arrivals::Constant { rate: 1e9 }, max_in_flight: Some(1), n_warmup: 0, n_requests: 3 };
+        let load = Load::new(Arrivals::Constant { rate: 1e9 }, Some(1), 0, 3);
         let mut pacer = Pacer::new(&load, Nanos(10), 1);
         assert_eq!(pacer.next(Nanos(9), 0), Turn::WaitUntil(Nanos(10)));
         assert!(matches!(pacer.next(Nanos(10), 0), Turn::Send(_)));
         assert_eq!(pacer.next(Nanos(500), 1), Turn::WaitForEnd);
         let Turn::Send(late) = pacer.next(Nanos(900), 0) else { panic!("not sent") };
         assert_eq!(late.scheduled, Some(Nanos(11)));
+    }
+
+    #[test]
+    fn a_ramped_rate_rises_linearly_and_then_holds() {
+        let load = Load { ramp: Nanos::from_millis(10_000), ..Load::new(Arrivals::Constant { rate: 100.0 }, None, 0, 1001) };
+        let times: Vec<f64> = drain(&load, 1).iter().map(|t| (t.0 - 1000) as f64 * 1e-9).collect();
+        // Until t, 100 t^2 / 20 requests have come.
+        for (n, at) in [(0, 0.0), (125, 5.0), (500, 10.0), (1000, 15.0)] {
+            assert!((times[n] - at).abs() < 1e-6, "request {n} at {}", times[n]);
+        }
+    }
+
+    #[test]
+    fn a_ramped_closed_loop_opens_one_slot_after_the_other() {
+        let load = Load { ramp: Nanos(300), ..Load::new(Arrivals::ClosedLoop, Some(4), 0, 10) };
+        let mut pacer = Pacer::new(&load, Nanos(1000), 1);
+        for (n, at) in [(0, 1000), (1, 1100), (2, 1200), (3, 1300)] {
+            if n > 0 {
+                assert_eq!(pacer.next(Nanos(at - 1), n), Turn::WaitUntil(Nanos(at)));
+            }
+            assert!(matches!(pacer.next(Nanos(at), n), Turn::Send(_)));
+        }
+        assert_eq!(pacer.next(Nanos(1300), 4), Turn::WaitForEnd);
+        assert!(matches!(pacer.next(Nanos(1301), 3), Turn::Send(_)));
+    }
+
+    #[test]
+    fn a_duration_counts_from_the_first_measured_request_and_ends_the_load() {
+        let load = Load { duration: Some(Nanos(100)), ..Load::new(Arrivals::ClosedLoop, Some(1), 1, 1000) };
+        let mut pacer = Pacer::new(&load, Nanos::ZERO, 1);
+        let mut phases = Vec::new();
+        for at in [0, 500, 550, 599, 600] {
+            match pacer.next(Nanos(at), 0) {
+                Turn::Send(ticket) => phases.push(ticket.phase),
+                other => assert_eq!((at, other), (600, Turn::Done)),
+            }
+        }
+        assert_eq!((phases.len(), phases[0], pacer.n_left()), (4, LoadPhase::Warmup, 0));
+        // An open loop does not sleep past the end.
+        let load = Load { duration: Some(Nanos(100)), ..Load::new(Arrivals::Constant { rate: 1e3 }, None, 0, 1000) };
+        let mut pacer = Pacer::new(&load, Nanos::ZERO, 1);
+        assert!(matches!(pacer.next(Nanos(0), 0), Turn::Send(_)));
+        assert_eq!(pacer.next(Nanos(0), 0), Turn::WaitUntil(Nanos(100)));
+        assert_eq!(pacer.next(Nanos(100), 0), Turn::Done);
+    }
+
+    #[test]
+    fn conversations_leave_numbers_for_their_turns() {
+        let load = Load { n_turns_max: 3, ..Load::new(Arrivals::ClosedLoop, Some(9), 1, 2) };
+        let mut pacer = Pacer::new(&load, Nanos::ZERO, 1);
+        let mut next = || match pacer.next(Nanos::ZERO, 0) {
+            Turn::Send(ticket) => (ticket.phase, ticket.index),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([next(), next(), next()], [(LoadPhase::Warmup, 0), (LoadPhase::Profiling, 0), (LoadPhase::Profiling, 3)]);
     }
 
     proptest! {

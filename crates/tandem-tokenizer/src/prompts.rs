@@ -108,7 +108,8 @@ impl PromptTable {
         Ok(out)
     }
 
-    /// Appends a text of exactly `n_tokens` tokens whose words are chosen by `next` (any source of random 64-bit numbers).
+    /// Appends a text of exactly `n_tokens` tokens whose words are chosen by `next` (any source of random 64-bit numbers). Behind a text
+    /// that was made here it adds exactly as many.
     /// Nothing guarantees that two such texts differ.
     pub fn write(&self, n_tokens: usize, mut next: impl FnMut() -> u64, out: &mut String) {
         self.fill(n_tokens, |n| below(next(), n), out);
@@ -146,7 +147,8 @@ impl PromptTable {
     fn fill(&self, n_tokens: usize, mut choose: impl FnMut(usize) -> usize, out: &mut String) {
         match &self.units {
             Units::Words { words, first } => {
-                for i in 0..n_tokens {
+                let begun = usize::from(!out.is_empty());
+                for i in begun..n_tokens + begun {
                     let from = if i == 0 { first } else { words };
                     out.push_str(&from[choose(from.len())]);
                 }

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
 use crate::cli_jobs::{CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, WatchArgs};
+use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
 use crate::selftest_args::LoadCommand;
 use crate::telemetry_args::TelemetryArgs;
@@ -169,8 +170,18 @@ pub(crate) struct PlanArgs {
 #[command(after_help = "\
 The key of a protected endpoint comes from TANDEM_API_KEY or OPENAI_API_KEY; it is never printed or written.
 
-Example:
-  tandem load --url http://127.0.0.1:8000 --model nano --concurrency 8 --requests 64 --isl 256 --osl 64 --out out")]
+Examples (each also with --url and --model):
+  tandem load --url http://127.0.0.1:8000 --model nano --concurrency 8 --requests 64 --isl 256 --osl 64 --out out
+  tandem load … --concurrency 1,8,64                          three points, closed loop
+  tandem load … --request-rate 20 --duration 60               open loop, Poisson arrivals for a minute
+  tandem load … --request-rate 20 --arrival gamma --burstiness 0.5 --max-concurrency 256
+  tandem load … --trace mooncake.jsonl --time-scale 2         a recorded trace at half its speed
+  tandem load … --isl-dist normal:4000,800 --osl-dist lognormal:500,300
+  tandem load … --isl 4096 --prefix-len 3072 --prefix-pool 8  prompts that share beginnings
+  tandem load … --prompts sharegpt.json --turns 2-6 --think-time lognormal:3000,2000
+  tandem load … --search concurrency --goodput ttft:2000,itl:30 --goodput-fraction 0.95
+
+Ctrl-C once stops sending, finishes what is in flight, writes what there is, marked partial; twice ends at once.")]
 pub(crate) struct LoadArgs {
     /// Base URL of the endpoint, e.g. http://127.0.0.1:8000
     #[arg(long)]
@@ -181,18 +192,18 @@ pub(crate) struct LoadArgs {
     /// Requests in flight; several values run one after another
     #[arg(long, value_delimiter = ',', default_value = "1")]
     pub(crate) concurrency: Vec<u32>,
-    /// Measured requests of each concurrency (default: 8 x concurrency)
+    /// Measured requests of each point (default: 8 x concurrency, 60 s of a rate, the whole trace; with --duration as many as fit)
     #[arg(long)]
     pub(crate) requests: Option<u32>,
-    /// Requests before the measured ones (default: 2 x concurrency)
+    /// Requests before the measured ones (default: 2 x concurrency, 10 s of a rate and its ramp, none of a trace)
     #[arg(long)]
     pub(crate) warmup: Option<u32>,
     /// Input tokens of each request
     #[arg(long, default_value_t = 256)]
     pub(crate) isl: u32,
-    /// Output tokens of each request
-    #[arg(long, default_value_t = 64)]
-    pub(crate) osl: u32,
+    /// Output tokens of each request (default: those that --prompts names, else 64)
+    #[arg(long)]
+    pub(crate) osl: Option<u32>,
     /// Directory of the model's tokenizer.json (default: byte-level, as the nano model)
     #[arg(long, value_name = "DIR")]
     pub(crate) tokenizer: Option<PathBuf>,
@@ -212,6 +223,8 @@ pub(crate) struct LoadArgs {
     /// Seconds that in-flight requests get after the first ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
+    #[command(flatten)]
+    pub(crate) modes: ModeArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
     #[command(flatten)]

@@ -7,6 +7,7 @@ mod cli;
 mod cli_jobs;
 mod commands;
 mod exit;
+mod mode_args;
 mod network_args;
 mod selftest_args;
 mod signals;

@@ -24,6 +24,8 @@ pub(crate) struct Common {
     pub(crate) osl: u32,
     /// Whether to keep output texts, for counting tokens later.
     pub(crate) keep_text: bool,
+    /// Whether to keep answers (without reasoning), to send them back as history.
+    pub(crate) keep_answer: bool,
 }
 
 /// Output seen in one read.
@@ -44,6 +46,8 @@ pub(crate) struct Finished {
     pub(crate) record: RequestRecord,
     /// Its output, kept only when the server did not count its tokens.
     pub(crate) uncounted_text: Option<String>,
+    /// Its answer, if answers are kept.
+    pub(crate) answer: String,
 }
 
 /// One request under way. Buffers stay allocated from request to request.
@@ -60,6 +64,7 @@ struct Request {
     record: RequestRecord,
     head: Option<Head>,
     text: String,
+    answer: String,
     /// `completion_tokens` of the last chunk that had one, when usage is continuous.
     n_tokens_so_far: Option<u32>,
     /// The stream's end marker has been seen.
@@ -81,7 +86,15 @@ impl Assembly {
         record.isl.client = Some(self.common.isl);
         self.sse.reset();
         self.body.clear();
-        self.request = Some(Request { record, head: None, text: String::new(), n_tokens_so_far: None, done: false, fault: None });
+        self.request = Some(Request {
+            record,
+            head: None,
+            text: String::new(),
+            answer: String::new(),
+            n_tokens_so_far: None,
+            done: false,
+            fault: None,
+        });
     }
 
     /// The response's head.
@@ -105,8 +118,8 @@ impl Assembly {
                 if request.fault.is_some() {
                     return seen;
                 }
-                let keep_text = self.common.keep_text;
-                let result = self.sse.feed(bytes, &mut |event| request.event(at, event, keep_text, &mut seen));
+                let common = self.common;
+                let result = self.sse.feed(bytes, &mut |event| request.event(at, event, common, &mut seen));
                 if let Err(error) = result {
                     request.fault.get_or_insert((FailureKind::BadResponse, error.to_string()));
                 }
@@ -127,7 +140,7 @@ impl Assembly {
         let whole = failure.is_none() && request.head.is_some_and(|h| h.status == 200 && h.kind == BodyKind::Whole);
         if whole {
             match json::parse(&self.body) {
-                Ok(output) => request.output(at, &output, self.common.keep_text, &mut seen),
+                Ok(output) => request.output(at, &output, self.common, &mut seen),
                 Err(error) => request.fault = Some((FailureKind::BadResponse, error)),
             }
             request.done = true;
@@ -139,12 +152,12 @@ impl Assembly {
             self.body = Vec::new();
         }
         let count = request.record.osl.server.is_none() && self.common.keep_text;
-        Some((Finished { uncounted_text: count.then_some(request.text), record: request.record }, seen))
+        Some((Finished { uncounted_text: count.then_some(request.text), answer: request.answer, record: request.record }, seen))
     }
 }
 
 impl Request {
-    fn event(&mut self, at: Nanos, event: SseEvent<'_>, keep_text: bool, seen: &mut Seen) {
+    fn event(&mut self, at: Nanos, event: SseEvent<'_>, common: Common, seen: &mut Seen) {
         if event.data == DONE {
             self.done = true;
             return;
@@ -159,12 +172,12 @@ impl Request {
             return;
         }
         match parsed {
-            Ok(output) => self.output(at, &output, keep_text, seen),
+            Ok(output) => self.output(at, &output, common, seen),
             Err(error) => self.fault = Some((FailureKind::BadResponse, error)),
         }
     }
 
-    fn output(&mut self, at: Nanos, output: &Output<'_>, keep_text: bool, seen: &mut Seen) {
+    fn output(&mut self, at: Nanos, output: &Output<'_>, common: Common, seen: &mut Seen) {
         if let Some(error) = &output.error {
             self.fault = Some((FailureKind::SseError, error.clone()));
             return;
@@ -192,9 +205,12 @@ impl Request {
         seen.n_chunks += 1;
         seen.n_clumped += u32::from(clumped);
         seen.n_tokens += n_tokens.unwrap_or(1);
-        if keep_text {
+        if common.keep_text {
             self.text.extend(output.reasoning.as_deref());
             self.text.extend(output.content.as_deref());
+        }
+        if common.keep_answer {
+            self.answer.extend(output.content.as_deref());
         }
     }
 

@@ -9,7 +9,7 @@ const STREAM: Head = Head { status: 200, kind: BodyKind::EventStream };
 const WHOLE: Head = Head { status: 200, kind: BodyKind::Whole };
 
 fn run(head: Head, reads: &[&[u8]], failure: Option<Failure>) -> (Finished, u32) {
-    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true });
+    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true, keep_answer: false });
     assembly.start(1, TICKET, Nanos(10), Nanos(11));
     assembly.head(Nanos(20), head);
     let mut n_clumped = 0;
@@ -136,7 +136,7 @@ fn the_message_of_an_error_status_is_the_servers() {
 
 #[test]
 fn nothing_of_one_request_leaks_into_the_next() {
-    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true });
+    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true, keep_answer: false });
     assembly.start(0, TICKET, Nanos(0), Nanos(0));
     assembly.head(Nanos(1), STREAM);
     assembly.body(Nanos(2), b"data: {\"choices\":[{\"del");

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::assemble::{Assembly, Common, Finished, Seen};
 use crate::progress::Live;
+use crate::prompts::sessions::Conversations;
 use crate::transport::outbox::{Batch, Inbox, What};
 
 /// What a run received.
@@ -26,12 +27,12 @@ impl Received {
     }
 }
 
-/// Decodes until the last batch.
-pub(crate) fn decode(inbox: &Inbox, common: Common, n_total: usize, live: &Arc<Live>) -> Received {
+/// Decodes until the last batch; `conversations` are told of each end.
+pub(crate) fn decode(inbox: &Inbox, common: Common, n_total: usize, live: &Arc<Live>, conversations: Option<&Conversations>) -> Received {
     let mut slots: Vec<Assembly> = Vec::new();
     let mut received = Received { finished: Vec::with_capacity(n_total.min(1 << 20)), ..Received::default() };
     while let Ok(mut batch) = inbox.batches.recv() {
-        take(&mut batch, &mut slots, common, &mut received, live);
+        take(&mut batch, &mut slots, common, &mut received, live, conversations);
         batch.bytes.clear();
         // The receive thread may be gone already; then nobody needs the memory.
         let _ = inbox.emptied.send(batch);
@@ -39,7 +40,14 @@ pub(crate) fn decode(inbox: &Inbox, common: Common, n_total: usize, live: &Arc<L
     received
 }
 
-fn take(batch: &mut Batch, slots: &mut Vec<Assembly>, common: Common, received: &mut Received, live: &Live) {
+fn take(
+    batch: &mut Batch,
+    slots: &mut Vec<Assembly>,
+    common: Common,
+    received: &mut Received,
+    live: &Live,
+    conversations: Option<&Conversations>,
+) {
     let (mut bytes, mut total) = (batch.bytes.as_slice(), Seen::default());
     for event in batch.events.drain(..) {
         let slot = event.slot as usize;
@@ -58,9 +66,15 @@ fn take(batch: &mut Batch, slots: &mut Vec<Assembly>, common: Common, received: 
             }
             What::End(failure) => {
                 let well = failure.is_none();
-                if let Some((finished, last)) = assembly.end(event.at, failure) {
+                if let Some((mut finished, last)) = assembly.end(event.at, failure) {
                     if well && !finished.record.outcome.is_ok() {
                         live.failed_after_all();
+                    }
+                    live.measured(&finished.record);
+                    if let Some(conversations) = conversations {
+                        // A record's index is its ticket's until the run is over.
+                        let index = u32::try_from(finished.record.index).expect("a ticket's index");
+                        conversations.ended(&finished.record, index, std::mem::take(&mut finished.answer));
                     }
                     received.finished.push(finished);
                     seen = last;

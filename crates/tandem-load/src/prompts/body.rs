@@ -1,20 +1,25 @@
-//! The JSON body of a chat request: everything but the prompt is rendered once.
+//! The JSON body of a chat request: everything but the messages and the output length is rendered once.
 //!
 //! Fields come in GenAI-Perf's order: model, messages, stream, max_tokens, then the rest.
 
+use std::io::Write;
+
 use serde_json::{Map, Value, json};
 
+use super::files::Message;
 use crate::error::LoadError;
 use crate::spec::LoadSpec;
 
-/// Stands for the prompt while the rest is rendered; no user can write a lone control character into a JSON text.
-const PLACE: &str = "\u{1}prompt\u{1}";
+/// Stand for what differs while the rest is rendered; no user can write a lone control character into a JSON text.
+const MESSAGES: &str = "\u{1}messages\u{1}";
+const OSL: &str = "\u{1}osl\u{1}";
 
-/// A body with a hole for the prompt.
+/// A body with holes for the messages and the output length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BodyTemplate {
     before: String,
-    after: String,
+    /// Between them is the output length.
+    after: Vec<String>,
 }
 
 impl BodyTemplate {
@@ -35,16 +40,29 @@ impl BodyTemplate {
             }
         }
         let rendered = Value::Object(body).to_string();
-        let place = Value::from(PLACE).to_string();
-        let (before, after) = rendered.split_once(place.trim_matches('"')).expect("the place has just been put there");
-        Ok(Self { before: before.to_owned(), after: after.to_owned() })
+        let (messages, osl) = (Value::from(MESSAGES).to_string(), Value::from(OSL).to_string());
+        let (before, after) = rendered.split_once(&messages).expect("the place has just been put there");
+        Ok(Self { before: before.to_owned(), after: after.split(&osl).map(str::to_owned).collect() })
     }
 
-    /// The body with `prompt` in it.
-    pub fn write(&self, prompt: &str, out: &mut Vec<u8>) {
+    /// The body with `messages` in it, asking for `n_osl` tokens.
+    pub fn write(&self, messages: &[Message], n_osl: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(self.before.as_bytes());
-        escape(prompt, out);
-        out.extend_from_slice(self.after.as_bytes());
+        out.push(b'[');
+        for (i, message) in messages.iter().enumerate() {
+            out.extend_from_slice(if i == 0 { b"{\"role\":\"" } else { b",{\"role\":\"" });
+            escape(&message.role, out);
+            out.extend_from_slice(b"\",\"content\":\"");
+            escape(&message.content, out);
+            out.extend_from_slice(b"\"}");
+        }
+        out.push(b']');
+        for (i, part) in self.after.iter().enumerate() {
+            if i > 0 {
+                write!(out, "{n_osl}").expect("writing to memory cannot fail");
+            }
+            out.extend_from_slice(part.as_bytes());
+        }
     }
 }
 
@@ -52,12 +70,12 @@ fn fields(spec: &LoadSpec) -> Map<String, Value> {
     let mut body = Map::new();
     let mut put = |name: &str, value: Value| body.insert(name.to_owned(), value);
     put("model", json!(spec.model));
-    put("messages", json!([{"role": "user", "content": PLACE}]));
+    put("messages", json!(MESSAGES));
     if spec.streaming {
         put("stream", json!(true));
     }
-    put("max_tokens", json!(spec.osl));
-    put("min_tokens", json!(spec.osl));
+    put("max_tokens", json!(OSL));
+    put("min_tokens", json!(OSL));
     put("ignore_eos", json!(true));
     put("nvext", json!({"ignore_eos": true}));
     if spec.streaming && spec.include_usage {
@@ -65,7 +83,6 @@ fn fields(spec: &LoadSpec) -> Map<String, Value> {
     }
     body
 }
-
 /// Appends `text` as the inside of a JSON string.
 fn escape(text: &str, out: &mut Vec<u8>) {
     // Most prompts are words: they need no escape and are copied whole.
@@ -83,7 +100,7 @@ mod tests {
 
     fn body(spec: &LoadSpec, prompt: &str) -> Value {
         let mut out = Vec::new();
-        BodyTemplate::new(spec).unwrap().write(prompt, &mut out);
+        BodyTemplate::new(spec).unwrap().write(&[Message::user(prompt)], 16, &mut out);
         serde_json::from_slice(&out).unwrap()
     }
 
@@ -94,7 +111,7 @@ mod tests {
     #[test]
     fn a_body_has_its_fields_in_the_order_of_genai_perf() {
         let mut out = Vec::new();
-        BodyTemplate::new(&spec()).unwrap().write("hi", &mut out);
+        BodyTemplate::new(&spec()).unwrap().write(&[Message::user("hi")], 16, &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             r#"{"model":"r1","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":16,"min_tokens":16,"ignore_eos":true,"nvext":{"ignore_eos":true},"stream_options":{"include_usage":true}}"#
@@ -116,6 +133,18 @@ mod tests {
         assert_eq!((&b["max_tokens"], &b["temperature"], b.get("nvext")), (&json!(7), &json!(0.5), None));
         s.extra_inputs = serde_json::from_str(r#"{"messages":[]}"#).unwrap();
         assert!(BodyTemplate::new(&s).is_err());
+    }
+
+    #[test]
+    fn messages_keep_their_roles_and_each_request_its_own_output_length() {
+        let template = BodyTemplate::new(&spec()).unwrap();
+        for n in [1, 4096] {
+            let mut out = Vec::new();
+            template.write(&[Message { role: "system".into(), content: "\"s\"".into() }, Message::user("u")], n, &mut out);
+            let b: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(b["messages"], json!([{"role": "system", "content": "\"s\""}, {"role": "user", "content": "u"}]));
+            assert_eq!((&b["max_tokens"], &b["min_tokens"]), (&json!(n), &json!(n)));
+        }
     }
 
     #[test]

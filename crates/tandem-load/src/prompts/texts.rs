@@ -3,9 +3,12 @@
 use rand::Rng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 
+use super::files::Message;
+
 /// A source of texts whose length in tokens is known by construction.
 pub trait Texts: Send + Sync {
-    /// Appends a random text that the server's tokenizer turns into exactly `n_tokens` tokens when it stands alone in a user message.
+    /// Appends a random text that the server's tokenizer turns into exactly `n_tokens` tokens when it stands in a user message, alone or
+    /// after other such texts.
     fn write(&self, n_tokens: u32, rng: &mut Xoshiro256PlusPlus, out: &mut String);
 
     /// Tokens that the server adds around one user message: chat template and special tokens.
@@ -13,6 +16,13 @@ pub trait Texts: Send + Sync {
 
     /// Tokens of `text`, for servers that do not say how many they sent; `None` when it cannot be told.
     fn count(&self, text: &str) -> Option<u32>;
+
+    /// Tokens that the server counts for a chat of `messages`; `None` when it cannot be told.
+    fn count_messages(&self, messages: &[Message]) -> Option<u32> {
+        let contents: Option<u32> = messages.iter().map(|message| self.count(&message.content)).sum();
+        // What a template adds to a second message is not known here.
+        contents.filter(|_| messages.len() == 1)?.checked_add(self.template_tokens())
+    }
 }
 
 /// Texts for byte-level tokenizers: each byte is a token.

@@ -95,7 +95,12 @@ impl Desk {
         next
     }
 
-    /// A request has ended.
+    /// Whether the time to send is over.
+    pub(crate) fn is_over(&self, now: Nanos) -> bool {
+        self.lock().pacer.is_over(now)
+    }
+
+    /// A request (with conversations: one of these) has ended.
     pub(crate) fn ended(&self) {
         self.n_in_flight.fetch_sub(1, Ordering::AcqRel);
     }
@@ -126,7 +131,7 @@ mod tests {
     fn every_ticket_is_given_out_once_with_its_request_and_never_more_than_the_cap() {
         let (supply, maker) = supply();
         let prompts = std::thread::spawn(move || maker.run((0..10u8).map(|i| vec![i])));
-        let load = Load { arrivals: Arrivals::ClosedLoop, max_in_flight: Some(4), n_warmup: 0, n_requests: 10 };
+        let load = Load::new(Arrivals::ClosedLoop, Some(4), 0, 10);
         let desk = Desk::new(load, 1, supply, 2);
         let take = || match desk.next(Nanos::ZERO) {
             Next::Send(ticket, request) => {

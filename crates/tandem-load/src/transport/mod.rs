@@ -19,3 +19,4 @@ pub(crate) mod slot;
 pub(crate) mod socket;
 pub(crate) mod supply;
 pub(crate) mod timer;
+pub(crate) mod turns;

@@ -20,8 +20,10 @@ use super::outbox::{Failure, Outbox, What};
 use super::slot::{Link, Slot, Work};
 use super::socket::Socket;
 use super::timer::Timer;
+use super::turns::TurnQueue;
 use crate::clock::{Clock, WallOffset};
 use crate::health::ReceiveHealth;
+use crate::pacing::Ticket;
 use crate::progress::Live;
 use crate::spec::Timeouts;
 use crate::stop::{Stop, StopSignal};
@@ -33,6 +35,7 @@ const READ_BYTES: usize = 64 << 10;
 /// How often the wall clock is compared with the monotonic one.
 const RECALIBRATE: Nanos = Nanos::from_millis(250);
 const TIMER: Token = Token(usize::MAX);
+const TURNS: Token = Token(usize::MAX - 1);
 
 /// What a loop needs.
 #[derive(Debug, Clone)]
@@ -80,6 +83,7 @@ pub(crate) struct Receiver {
     free: Vec<usize>,
     desk: Arc<Desk>,
     n_in_flight: usize,
+    turns: Option<TurnQueue>,
     outbox: Outbox,
     live: Arc<Live>,
     stop: Arc<StopSignal>,
@@ -94,7 +98,7 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// A loop that has not begun.
+    /// A loop that has not begun. With `turns`, where later turns of conversations come from, the load counts conversations.
     ///
     /// # Errors
     /// When the system refuses a poll or a timer.
@@ -105,9 +109,11 @@ impl Receiver {
         outbox: Outbox,
         live: Arc<Live>,
         stop: Arc<StopSignal>,
+        turns: Option<TurnQueue>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let timer = Timer::new(poll.registry(), TIMER)?;
+        turns.as_ref().map_or(Ok(()), |turns| turns.wake_with(poll.registry(), TURNS))?;
         let now = clock.now();
         Ok(Self {
             wall: WallOffset::measure(&clock),
@@ -125,6 +131,7 @@ impl Receiver {
             poll,
             timer,
             desk,
+            turns,
             outbox,
             live,
             stop,
@@ -160,7 +167,7 @@ impl Receiver {
         let mut events = Events::with_capacity(1024);
         self.live.start(self.clock.now());
         self.dispatch();
-        while self.n_in_flight > 0 || (self.desk.n_left() > 0 && self.cut_at.is_none()) {
+        while self.n_in_flight > 0 || (self.cut_at.is_none() && (self.desk.n_left() > 0 || self.n_open_conversations() > 0)) {
             let wait = self.next_wait()?;
             self.poll(&mut events, wait)?;
             for event in &events {
@@ -269,27 +276,57 @@ impl Receiver {
     /// Sends everything that may be sent now.
     fn dispatch(&mut self) {
         self.wake_at = None;
-        while self.cut_at.is_none() && self.n_in_flight < self.config.max_in_flight {
+        while self.cut_at.is_none() {
             let now = self.clock.now();
+            match self.next_turn(now) {
+                Ok((ticket, request)) => {
+                    self.issue(ticket, request, now);
+                    continue;
+                }
+                Err(due) => self.wake_at = due,
+            }
+            if self.turns.as_ref().map_or(self.n_in_flight, TurnQueue::n_open) >= self.config.max_in_flight {
+                return;
+            }
             match self.desk.next(now) {
                 Next::Send(ticket, request) => {
-                    let i = self.free.pop().unwrap_or_else(|| self.add_slot());
-                    self.n_in_flight += 1;
-                    self.live.sent();
-                    self.slots[i].work = Some(Work::new(ticket, request, now));
-                    match self.slots[i].link {
-                        Link::Open { .. } => self.begin_write(i),
-                        Link::Connecting { .. } => {}
-                        Link::Closed => self.connect(i),
-                    }
+                    self.turns.iter_mut().for_each(TurnQueue::opened);
+                    self.issue(ticket, request, now);
                 }
                 Next::WaitUntil(due) => {
-                    self.wake_at = Some(due);
+                    self.wake_at = Some(self.wake_at.map_or(due, |turn| turn.min(due)));
                     return;
                 }
                 Next::WaitForEnd | Next::Done => return,
             }
         }
+    }
+
+    fn issue(&mut self, ticket: Ticket, request: Vec<u8>, now: Nanos) {
+        let i = self.free.pop().unwrap_or_else(|| self.add_slot());
+        self.n_in_flight += 1;
+        self.live.sent();
+        self.slots[i].work = Some(Work::new(ticket, request, now));
+        match self.slots[i].link {
+            Link::Open { .. } => self.begin_write(i),
+            Link::Connecting { .. } => {}
+            Link::Closed => self.connect(i),
+        }
+    }
+
+    /// The next turn of a conversation that is due, or when one will be.
+    fn next_turn(&mut self, now: Nanos) -> Result<(Ticket, Vec<u8>), Option<Nanos>> {
+        let Some(turns) = &mut self.turns else { return Err(None) };
+        if self.desk.is_over(now) {
+            turns.close();
+        }
+        let next = turns.next(now);
+        (0..turns.take_over()).for_each(|_| self.desk.ended());
+        next
+    }
+
+    fn n_open_conversations(&self) -> usize {
+        self.turns.as_ref().map_or(0, TurnQueue::n_open)
     }
 
     /// Stamps the start of a request whose connection is open, and writes it.
@@ -458,8 +495,14 @@ impl Receiver {
         }
         self.live.ended(failure.is_none());
         self.outbox.push(slot_id(i), at, What::End(failure));
+        if self.turns.is_some() {
+            // The next turn waits for what is decoded.
+            self.outbox.flush();
+        }
         self.n_in_flight -= 1;
-        self.desk.ended();
+        if self.turns.is_none() {
+            self.desk.ended();
+        }
         self.free.push(i);
         if matches!(self.slots[i].link, Link::Closed) {
             self.slots[i].reader.reset();

@@ -119,7 +119,16 @@ pub(crate) mod tests {
     pub(crate) const MS: u64 = 1_000_000;
 
     pub(crate) fn load(concurrency: u32, n_requests: u64) -> Load {
-        Load { streaming: true, concurrency: Some(concurrency), n_requests, isl: None, osl: None, n_gpus: 1, slos: Vec::new() }
+        Load {
+            streaming: true,
+            concurrency: Some(concurrency),
+            request_rate: None,
+            n_requests,
+            isl: None,
+            osl: None,
+            n_gpus: 1,
+            slos: Vec::new(),
+        }
     }
 
     /// A request of four chunks of two tokens, the first after `ttft_ms`, then one each 10 ms.

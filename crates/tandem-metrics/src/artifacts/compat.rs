@@ -58,7 +58,16 @@ mod tests {
         record.osl.server = Some(128);
         let mut silent = record.clone();
         silent.chunks = record.chunks.iter().take(64).collect();
-        let load = Load { streaming: true, concurrency: Some(1), n_requests: 2, isl: None, osl: None, n_gpus: 1, slos: Vec::new() };
+        let load = Load {
+            streaming: true,
+            concurrency: Some(1),
+            request_rate: None,
+            n_requests: 2,
+            isl: None,
+            osl: None,
+            n_gpus: 1,
+            slos: Vec::new(),
+        };
         let all = [record, silent];
         let (ours, theirs) = (Summary::of(&all, &load), Summary::of(&records(&all), &load));
         assert_eq!((ours.avg(&ttft::METRIC), theirs.avg(&ttft::METRIC)), (Some(50.0), Some(690.0)));

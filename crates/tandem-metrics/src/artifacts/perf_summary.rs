@@ -3,12 +3,13 @@
 //! One block for each load point. With a single point the file is that block alone; with several, each block's
 //! title names the point's concurrency and a blank line separates blocks. A figure that does not apply
 //! (TTFT, TPOT and per-user throughput without streaming) or does not exist is `N/A`, so that the lines stay the same.
+//! Loads that are driven by time have two more lines, latencies from when a request was due: what a user would have waited.
 //! Points with failed requests or invalid figures say so above their block.
 
 use crate::artifacts::python;
 use crate::metrics::{
-    Metric, output_throughput, output_throughput_per_gpu, output_throughput_per_user, request_latency, request_throughput,
-    total_throughput_per_gpu, tpot, ttft,
+    Metric, effective_latency, effective_ttft, output_throughput, output_throughput_per_gpu, output_throughput_per_user, request_latency,
+    request_throughput, total_throughput_per_gpu, tpot, ttft,
 };
 use crate::summary::Summary;
 use crate::validity::Verdict;
@@ -27,6 +28,10 @@ static LINES: [(&str, &Metric); 8] = [
     ("Average time per output token [TPOT] (ms)", &tpot::METRIC),
 ];
 
+/// Further lines of loads that are driven by time.
+static FROM_SCHEDULE: [(&str, &Metric); 2] =
+    [("Average latency from schedule (ms)", &effective_latency::METRIC), ("Average TTFT from schedule (ms)", &effective_ttft::METRIC)];
+
 /// The file's text, from the summaries in the order of the load points.
 #[must_use]
 pub fn render(summaries: &[&Summary]) -> String {
@@ -42,10 +47,12 @@ fn block(summary: &Summary, name_point: bool) -> String {
     }
     let point = match summary.load.concurrency {
         Some(concurrency) if name_point => format!(" (concurrency {concurrency})"),
+        None if name_point => summary.load.request_rate.map_or_else(String::new, |rate| format!(" (request rate {rate})")),
         _ => String::new(),
     };
     out.push_str(&format!("{RULE}\nPERFORMANCE OVERVIEW{point}\n{RULE}\n"));
-    for (label, metric) in LINES {
+    let is_timed = summary.load.concurrency.is_none();
+    for (label, metric) in LINES.into_iter().chain(FROM_SCHEDULE.into_iter().filter(|_| is_timed)) {
         let value = summary.avg(metric).map_or_else(|| "N/A".to_owned(), python::fixed2);
         out.push_str(&format!("{label:<46}: {value}\n"));
     }

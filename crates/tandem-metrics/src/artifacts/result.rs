@@ -86,6 +86,7 @@ fn point_json(point: &PointArtifacts) -> Value {
         "validity_reasons": reasons_json(&summary.validity.reasons),
         "load": {
             "concurrency": summary.load.concurrency,
+            "request_rate": summary.load.request_rate,
             "n_requests": summary.load.n_requests,
             "isl": summary.load.isl,
             "osl": summary.load.osl,

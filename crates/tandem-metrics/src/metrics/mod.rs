@@ -11,6 +11,7 @@ pub mod benchmark_duration;
 pub mod e2e_output_throughput;
 pub mod effective_concurrency;
 pub mod effective_latency;
+pub mod effective_ttft;
 pub mod energy_per_output_token;
 pub mod energy_per_request;
 pub mod error_count;
@@ -164,7 +165,7 @@ impl Unit {
 }
 
 /// All metrics in the order of a summary.
-pub static ALL: [&Metric; 37] = [
+pub static ALL: [&Metric; 38] = [
     &request_throughput::METRIC,
     &output_throughput::METRIC,
     &output_throughput_per_user::METRIC,
@@ -194,6 +195,7 @@ pub static ALL: [&Metric; 37] = [
     &steady_concurrency::METRIC,
     &send_lag::METRIC,
     &effective_latency::METRIC,
+    &effective_ttft::METRIC,
     &isl_mismatch::METRIC,
     &osl_mismatch::METRIC,
     &gpu_energy::METRIC,

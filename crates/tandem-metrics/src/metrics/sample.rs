@@ -10,6 +10,8 @@ pub struct Load {
     pub streaming: bool,
     /// Requests kept in flight; none for loads that are driven by time.
     pub concurrency: Option<u32>,
+    /// Requests a second; none for loads that are not driven by a rate.
+    pub request_rate: Option<f64>,
     /// Measured requests.
     pub n_requests: u64,
     /// Input tokens of each request, if all are to have the same.

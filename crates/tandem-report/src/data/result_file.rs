@@ -71,6 +71,9 @@ pub(crate) struct SavedPoint {
 pub(crate) struct LoadFacts {
     /// Requests kept in flight.
     pub(crate) concurrency: Option<u32>,
+    /// Requests a second, of loads driven by a rate.
+    #[serde(default)]
+    pub(crate) request_rate: Option<f64>,
     /// Measured requests.
     pub(crate) n_requests: u64,
     /// Input tokens of each request.
@@ -131,7 +134,11 @@ impl LoadFacts {
 
     /// The load in a few words, e.g. `concurrency 8`.
     pub(crate) fn label(&self) -> String {
-        self.concurrency.map_or_else(|| format!("{} requests", self.n_requests), |n| format!("concurrency {n}"))
+        match (self.concurrency, self.request_rate) {
+            (Some(n), _) => format!("concurrency {n}"),
+            (None, Some(rate)) => format!("rate {rate}"),
+            (None, None) => format!("{} requests", self.n_requests),
+        }
     }
 }
 

@@ -6,21 +6,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use tandem_load::health::ClientHealth;
-use tandem_load::{ApiKey, LoadReport, LoadSpec, StopSignal, Texts};
+use tandem_load::pacing::Arrivals;
+use tandem_load::{ApiKey, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
 use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, Stimulus, render_point};
 use tandem_metrics::{Load, PointTelemetry, Reason, Verdict};
 use tandem_plan::{LoadPoint, Nanos, Plan};
 use tandem_telemetry::Session;
 
-use super::progress::{Progress, Snapshot, say};
+use super::progress::{Progress, say};
 use super::run_folder::append_line;
 use super::tokenizer::{self, TokenTexts};
 use crate::exit::{Exit, Failure, OrExit};
+use crate::mode_args::{Level, Modes};
 use crate::network_args::NetworkArgs;
 use crate::telemetry_args::TelemetryArgs;
 
 /// Requests whose bodies `inputs.json` holds; GenAI-Perf's default number of different prompts.
 const MAX_PAYLOADS: usize = 100;
+
+/// Requests of an open loop that are sent later than this on average are another load than was asked for.
+const MAX_SCHEDULE_LAG: Nanos = Nanos::from_millis(5);
 
 /// Without a byte for this long a request has hung; far above any TTFT that a queue explains.
 const NO_PROGRESS: Duration = Duration::from_secs(300);
@@ -33,8 +38,8 @@ pub(crate) struct Point {
     spec: LoadSpec,
     texts: Arc<dyn Texts>,
     load: Load,
+    level: Level,
     index: usize,
-    concurrency: u32,
     tokenizer_name: String,
     out: PathBuf,
     bench_log: PathBuf,
@@ -56,7 +61,10 @@ pub(crate) struct Measured {
 pub(crate) struct Ask {
     pub(crate) url: String,
     pub(crate) model: String,
-    pub(crate) point: LoadPoint,
+    pub(crate) level: Level,
+    pub(crate) count: Count,
+    /// What is sent and when, beyond a closed loop of equal requests.
+    pub(crate) modes: Option<Modes>,
     pub(crate) isl: u32,
     pub(crate) osl: u32,
     pub(crate) streaming: bool,
@@ -74,13 +82,22 @@ pub(crate) struct Ask {
     pub(crate) api_key: Option<String>,
 }
 
+/// Requests of a point; none = the default of its load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count {
+    pub(crate) n_requests: Option<u32>,
+    pub(crate) n_warmup: Option<u32>,
+}
+
 impl Ask {
     /// Load point `point` of a plan whose frontend is at `url`.
     pub(crate) fn of_plan(plan: &Plan, url: &str, point: LoadPoint, grace: Duration, api_key: Option<String>) -> Self {
         Ask {
             url: url.to_owned(),
             model: plan.model.served_name.clone(),
-            point,
+            level: Level::Concurrency(point.concurrency),
+            count: Count { n_requests: Some(point.n_requests), n_warmup: Some(point.n_warmup) },
+            modes: None,
             isl: plan.load.isl,
             osl: plan.load.osl,
             streaming: plan.load.streaming,
@@ -101,9 +118,14 @@ impl Ask {
 impl Point {
     /// Prepares point number `index`; `out` is the run folder, `bench_log` where progress is noted.
     pub(crate) fn new(ask: &Ask, index: usize, out: &Path, bench_log: &Path) -> Result<Self, Failure> {
-        let LoadPoint { concurrency, n_requests, n_warmup } = ask.point;
-        let mut spec = LoadSpec::closed_loop(&ask.url, &ask.model, concurrency, n_requests, ask.isl, ask.osl).or_exit(Exit::Usage)?;
-        spec.load.n_warmup = n_warmup;
+        let concurrency = if let Level::Concurrency(n) = ask.level { n } else { 1 };
+        let Count { n_requests, n_warmup } = ask.count;
+        let mut spec =
+            LoadSpec::closed_loop(&ask.url, &ask.model, concurrency, n_requests.unwrap_or(1), ask.isl, ask.osl).or_exit(Exit::Usage)?;
+        spec.load.n_warmup = n_warmup.unwrap_or(spec.load.n_warmup);
+        if let Some(modes) = &ask.modes {
+            modes.apply(&mut spec, ask.level, n_requests, n_warmup);
+        }
         spec.streaming = ask.streaming;
         // Each point has prompts of its own, or a cache would know them from the point before.
         spec.seed = ask.seed.wrapping_add(index as u64);
@@ -118,19 +140,30 @@ impl Point {
         let texts = TokenTexts::new(tokenizer::load(ask.tokenizer_dir.as_deref())?)?;
         let load = Load {
             streaming: ask.streaming,
-            concurrency: Some(concurrency),
-            n_requests: u64::from(n_requests),
-            isl: Some(ask.isl),
-            osl: Some(ask.osl),
+            concurrency: match ask.level {
+                Level::Concurrency(n) => Some(n),
+                _ => None,
+            },
+            request_rate: match ask.level {
+                Level::Rate(rate) => Some(rate),
+                _ => None,
+            },
+            n_requests: u64::from(spec.load.n_requests),
+            isl: spec.isl.fixed().filter(|_| matches!(spec.prompts, Prompts::Synthetic { .. }) && spec.turns.is_none()),
+            osl: spec.osl.fixed().filter(|_| match &spec.prompts {
+                Prompts::Synthetic { .. } => true,
+                Prompts::Given { use_their_osl, .. } => !use_their_osl,
+                Prompts::Trace(_) => false,
+            }),
             n_gpus: ask.n_gpus,
-            slos: Vec::new(),
+            slos: ask.modes.as_ref().map(|modes| modes.slos.clone()).unwrap_or_default(),
         };
         Ok(Point {
             spec,
             texts: Arc::new(texts),
             load,
+            level: ask.level,
             index,
-            concurrency,
             tokenizer_name: ask.tokenizer_dir.as_ref().map_or_else(|| "byte-level".to_owned(), |dir| dir.display().to_string()),
             out: out.to_owned(),
             bench_log: bench_log.to_owned(),
@@ -140,20 +173,18 @@ impl Point {
     }
 
     /// Drives the load to its end, or until `stop` says otherwise; blocks.
-    pub(crate) fn run(self, stop: &Arc<StopSignal>) -> Result<Measured, Failure> {
-        let label = format!("concurrency {}", self.concurrency);
-        let started = format!("{label}: {} requests after {} of warm-up", self.load.n_requests, self.spec.load.n_warmup);
+    pub(crate) fn run(mut self, stop: &Arc<StopSignal>) -> Result<Measured, Failure> {
+        let label = self.level.label();
+        let what = if self.spec.turns.is_some() { "conversations" } else { "requests" };
+        let started = match self.spec.load.duration {
+            Some(duration) => format!("{label}: {} s after {} {what} of warm-up", duration.as_secs_f64(), self.spec.load.n_warmup),
+            None => format!("{label}: {} {what} after {} of warm-up", self.load.n_requests, self.spec.load.n_warmup),
+        };
         say(&started);
         append_line(&self.bench_log, &started);
         let mut progress = Progress::start(label.clone(), self.spec.n_total());
         let mut show = |s: &tandem_load::Snapshot| {
-            let line = progress.show(Snapshot {
-                n_done: s.n_done + s.n_failed,
-                n_failed: s.n_failed,
-                n_in_flight: s.n_in_flight(),
-                n_tokens: s.n_tokens,
-            });
-            if let Some(line) = line {
+            if let Some(line) = progress.show(s) {
                 append_line(&self.bench_log, &line);
             }
         };
@@ -164,22 +195,39 @@ impl Point {
         append_line(&self.bench_log, &summary_line);
         // Records count their points within one call of the load generator.
         report.records.iter_mut().for_each(|record| record.point = u32::try_from(self.index).unwrap_or(u32::MAX));
+        self.note_what_was_sent(&report);
         let artifacts = render_point(&report.records, &self.context(&report)?);
-        Ok(Measured { artifacts, reasons: client_reasons(&report), event: health_json(&report.health) })
+        Ok(Measured { artifacts, reasons: client_reasons(&report, &self.spec), event: health_json(&report.health) })
+    }
+
+    /// Where time or conversations decide how many requests there are, what was asked for is what was sent.
+    fn note_what_was_sent(&mut self, report: &LoadReport) {
+        let load = &self.spec.load;
+        let n_sent = report.records.iter().filter(|r| r.phase == tandem_metrics::LoadPhase::Profiling).count() as u64;
+        if load.duration.is_some() && (self.spec.turns.is_some() || n_sent < self.load.n_requests) {
+            self.load.n_requests = n_sent;
+        } else if self.spec.turns.is_some() {
+            self.load.n_requests = n_sent + u64::from(report.health.receive.n_not_sent);
+        }
     }
 
     fn context(&self, report: &LoadReport) -> Result<PointContext, Failure> {
         let n_payloads = MAX_PAYLOADS.min(usize::try_from(self.load.n_requests).unwrap_or(usize::MAX));
         let payloads = tandem_load::payloads(&self.spec, self.texts.clone(), n_payloads).or_exit(Exit::Bug)?;
+        let osl = self.spec.osl.typical();
         let extra = Map::from_iter([
-            ("max_tokens".to_owned(), json!(self.spec.osl)),
-            ("min_tokens".to_owned(), json!(self.spec.osl)),
+            ("max_tokens".to_owned(), json!(osl)),
+            ("min_tokens".to_owned(), json!(osl)),
             ("ignore_eos".to_owned(), json!(true)),
         ]);
         Ok(PointContext {
             clock: report.run_clock(),
             model: self.spec.model.clone(),
-            stimulus: Stimulus::Concurrency(self.concurrency),
+            stimulus: match self.level {
+                Level::Concurrency(n) => Stimulus::Concurrency(n),
+                Level::Rate(rate) => Stimulus::RequestRate(rate),
+                Level::Trace => Stimulus::FixedSchedule,
+            },
             load: self.load.clone(),
             input_config: InputConfig {
                 url: self.spec.target.authority(),
@@ -217,8 +265,30 @@ fn load_failure(error: tandem_load::LoadError, bench_log: &Path) -> Failure {
 }
 
 /// What only the client knows against its figures.
-fn client_reasons(report: &LoadReport) -> Vec<Reason> {
+fn client_reasons(report: &LoadReport, spec: &LoadSpec) -> Vec<Reason> {
     let mut reasons = report.health.reasons();
+    let mut doubt = |code, message| reasons.push(Reason { verdict: Verdict::Suspect, code, message });
+    if report.n_isl_mismatches > 0 {
+        let message = format!("the server counted another number of prompt tokens than were sent in {} requests", report.n_isl_mismatches);
+        doubt("prompt_tokens", message);
+    }
+    // Where all outputs are to have one length the verdict on the records says it.
+    if report.n_osl_mismatches > 0 && (spec.osl.fixed().is_none() || !matches!(spec.prompts, Prompts::Synthetic { .. })) {
+        doubt("output_tokens", format!("{} responses have another length than was asked for", report.n_osl_mismatches));
+    }
+    if let Some(measured) = report.records.iter().find(|r| r.phase == tandem_metrics::LoadPhase::Profiling) {
+        let ramped = measured.scheduled_ns.saturating_sub(report.records.iter().map(|r| r.scheduled_ns).min().unwrap_or(0));
+        if ramped < spec.load.ramp.0 {
+            doubt("ramp_measured", "requests were measured while the load was still rising: give a longer --warmup".to_owned());
+        }
+    }
+    let (mean, worst) = report.health.schedule_lag;
+    if spec.load.arrivals != Arrivals::ClosedLoop && spec.load.max_in_flight.is_none() && mean > MAX_SCHEDULE_LAG {
+        doubt(
+            "schedule_lag",
+            format!("requests were sent {:.1} ms late on average, {:.1} ms at worst", mean.as_millis_f64(), worst.as_millis_f64()),
+        );
+    }
     if report.n_repeated_prompts > 0 {
         let message = format!("{} prompts were sent more than once", report.n_repeated_prompts);
         reasons.push(Reason { verdict: Verdict::Suspect, code: "repeated_prompts", message });

@@ -29,4 +29,5 @@ mod recipe;
 mod results;
 mod run_folder;
 mod run_reader;
+mod search;
 mod tokenizer;

@@ -4,22 +4,10 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tandem_load::Snapshot;
 
 /// Pause between two plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How far a load point is.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Snapshot {
-    /// Requests that ended, warm-up included.
-    pub(crate) n_done: u64,
-    /// Of these, those that failed.
-    pub(crate) n_failed: u64,
-    /// Requests in flight.
-    pub(crate) n_in_flight: u64,
-    /// Output tokens received.
-    pub(crate) n_tokens: u64,
-}
 
 /// Shows snapshots of one load point.
 #[derive(Debug)]
@@ -54,7 +42,7 @@ impl Progress {
     /// Starts to show a point of `n_requests` requests (warm-up included).
     pub(crate) fn start(label: String, n_requests: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len}  {msg}  eta {eta}");
+            let style = ProgressStyle::with_template("{prefix} {bar:30} {percent}%  {elapsed}, eta {eta}\n  {msg}");
             let bar = ProgressBar::new(n_requests).with_prefix(label.clone());
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
@@ -64,19 +52,31 @@ impl Progress {
     }
 
     /// Shows a snapshot; returns the plain line when one is due, for a log.
-    pub(crate) fn show(&mut self, s: Snapshot) -> Option<String> {
+    pub(crate) fn show(&mut self, s: &Snapshot) -> Option<String> {
         let rate = self.rate.update(s.n_tokens);
-        let failed = if s.n_failed > 0 { format!(", {} FAILED", s.n_failed) } else { String::new() };
-        let message = format!("{rate:.0} tokens/s, {} in flight{failed}", s.n_in_flight);
+        let message = figures(s, rate);
         if let Some(bar) = &self.bar {
-            bar.set_position(s.n_done);
+            match s.of_duration {
+                Some((passed, duration)) => {
+                    bar.set_length(duration.0 / 1_000_000);
+                    bar.set_position(passed.0 / 1_000_000);
+                }
+                None => bar.set_position(s.n_done + s.n_failed),
+            }
             bar.set_message(message.clone());
         }
         if self.last_plain.elapsed() < PLAIN_INTERVAL {
             return None;
         }
         self.last_plain = Instant::now();
-        let line = format!("{}: {}/{} requests, {message}", self.label, s.n_done, self.n_requests);
+        let n_done = s.n_done + s.n_failed;
+        let line = match s.of_duration {
+            Some((passed, duration)) => {
+                let (passed, duration) = (passed.as_secs_f64(), duration.as_secs_f64());
+                format!("{}: {n_done} requests, {passed:.0} of {duration:.0} s, {message}", self.label)
+            }
+            None => format!("{}: {n_done}/{} requests, {message}", self.label, self.n_requests),
+        };
         if self.bar.is_none() {
             say(&line);
         }
@@ -91,8 +91,49 @@ impl Progress {
     }
 }
 
+/// What is known so far: throughput, latencies (p50 and p99 of measured requests), failures.
+fn figures(s: &Snapshot, tokens_per_s: f64) -> String {
+    let mut text = format!("{tokens_per_s:.0} tokens/s, {} in flight", s.n_in_flight());
+    for (name, latency) in [("TTFT", s.ttft), ("TPOT", s.tpot)] {
+        if let Some((p50, p99)) = latency {
+            text.push_str(&format!(", {name} p50 {:.1} p99 {:.1} ms", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3));
+        }
+    }
+    if s.n_failed > 0 {
+        text.push_str(&format!(", {} FAILED", s.n_failed));
+    }
+    text
+}
+
 /// One line for the user on standard error.
 pub(crate) fn say(line: &str) {
     // Nothing better can be done when standard error is closed.
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use tandem_plan::Nanos;
+
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_is_known_and_no_more() {
+        let ms = Nanos::from_millis;
+        let mut s = Snapshot {
+            elapsed: ms(1),
+            n_total: 9,
+            n_sent: 5,
+            n_done: 2,
+            n_failed: 0,
+            n_chunks: 8,
+            n_tokens: 8,
+            ttft: None,
+            tpot: None,
+            of_duration: None,
+        };
+        assert_eq!(figures(&s, 80.0), "80 tokens/s, 3 in flight");
+        (s.ttft, s.n_failed) = (Some((ms(50), ms(80))), 1);
+        assert_eq!(figures(&s, 80.0), "80 tokens/s, 2 in flight, TTFT p50 50.0 p99 80.0 ms, 1 FAILED");
+    }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use rand::RngCore;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tandem_load::Texts;
+use tandem_load::prompts::files::Message;
 use tandem_plan::Plan;
-use tandem_tokenizer::{PromptTable, Tokenizer};
+use tandem_tokenizer::{ChatMessage, PromptTable, Tokenizer};
 
 use crate::exit::{Exit, Failure, OrExit};
 
@@ -50,5 +51,14 @@ impl Texts for TokenTexts {
 
     fn count(&self, text: &str) -> Option<u32> {
         self.tokenizer.encode(text).ok().and_then(|tokens| u32::try_from(tokens.len()).ok())
+    }
+
+    fn count_messages(&self, messages: &[Message]) -> Option<u32> {
+        if self.tokenizer.template().is_none() {
+            let contents: Option<u32> = messages.iter().map(|message| self.count(&message.content)).sum();
+            return contents.filter(|_| messages.len() == 1);
+        }
+        let messages: Vec<_> = messages.iter().map(|m| ChatMessage { role: &m.role, content: &m.content }).collect();
+        self.tokenizer.encode_chat(&messages, true).ok().and_then(|tokens| u32::try_from(tokens.len()).ok())
     }
 }
