@@ -97,12 +97,8 @@ impl<'a> Run<'a> {
             }
         }
         let is_closed = drive.arrivals == Arrivals::ClosedLoop;
-        let load = Load {
-            arrivals: drive.arrivals.clone(),
-            max_in_flight: is_closed.then_some(drive.point.concurrency.max(1) as usize),
-            n_warmup: drive.point.n_warmup,
-            n_requests: drive.point.n_requests,
-        };
+        let cap = is_closed.then_some(drive.point.concurrency.max(1) as usize);
+        let load = Load::new(drive.arrivals.clone(), cap, drive.point.n_warmup, drive.point.n_requests);
         let (mut events, mut link_factor) = (Events::default(), 1.0);
         for fault in &setup.faults {
             let find = |name: &str| setup.workers.iter().position(|w| w.name == name).ok_or_else(|| FaultError::Worker(name.to_owned()));

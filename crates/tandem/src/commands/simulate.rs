@@ -112,6 +112,7 @@ fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arri
         stimulus,
         load: Load {
             streaming: plan.load.streaming,
+            request_rate: args.rate,
             concurrency: is_closed.then_some(concurrency),
             // A trace may hold fewer.
             n_requests: if matches!(arrivals, Arrivals::Trace(_)) { n_sent } else { n_requests },
