@@ -267,6 +267,7 @@ mod tests {
                 health: crate::ClientHealth::default(),
                 n_repeated_prompts: 0,
                 n_isl_mismatches: 0,
+                n_osl_mismatches: 0,
             },
             cpu: Duration::ZERO,
         };

@@ -9,9 +9,9 @@ fn selftest(args: &[&str], json: &std::path::Path) -> (Output, serde_json::Value
         .arg("--json")
         .arg(json)
         .output()
-        .unwrap();
+        .expect("tandem starts");
     let text = std::fs::read_to_string(json).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
-    (output, serde_json::from_str(&text).unwrap())
+    (output, serde_json::from_str(&text).expect("an answer"))
 }
 
 #[test]

@@ -230,10 +230,10 @@ pub(super) mod tests {
         for (second, value) in [(0, 1000.0), (1, 1100.0), (2, 1200.0), (3, 50.0), (4, 150.0)] {
             series.push(second * 1_000_000_000, &[("energy_j", value)]);
         }
-        let grew = |from: f64, to: f64| series.growth("energy_j", (from * 1e9) as u64, (to * 1e9) as u64).unwrap();
-        assert_eq!(grew(0.5, 1.5), 100.0);
-        assert_eq!(grew(0.0, 2.0), 200.0);
-        assert_eq!(grew(0.0, 4.0), 200.0 + 50.0 + 100.0);
+        let grew = |from_ms: u64, to_ms: u64| series.growth("energy_j", from_ms * 1_000_000, to_ms * 1_000_000).unwrap();
+        assert_eq!(grew(500, 1_500), 100.0);
+        assert_eq!(grew(0, 2_000), 200.0);
+        assert_eq!(grew(0, 4_000), 200.0 + 50.0 + 100.0);
     }
 
     #[test]

@@ -268,7 +268,7 @@ mod tests {
     fn known_costs_are_found_again_and_survive_their_file() {
         let truth = LinearCosts { step_us: 900.0, prefill_token_us: 0.0, decode_seq_us: 70.0, attended_us: 0.05, contention: 0.2 };
         let step = |i: u32| {
-            let (n, attended, others) = (u64::from(1 + i % 9), u64::from(200 * (1 + i % 9) + 37 * (i % 5)), u32::from(i % 3 == 0));
+            let (n, attended, others) = (u64::from(1 + i % 9), u64::from(200 * (1 + i % 9) + 37 * (i % 5)), u32::from(i.is_multiple_of(3)));
             let took = Duration::from_secs_f64(truth.seconds(0, n, attended, others));
             let line = IterationLine { took, n_gen_tokens: n, n_attended: attended, ..IterationLine::default() };
             ObservedStep { line, others, gap_s: None }

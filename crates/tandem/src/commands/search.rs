@@ -63,7 +63,7 @@ impl Search {
         }
         let failing = loads().find(|load| self.meets(*load) == Some(false));
         // A load above one that fails is not believed.
-        let passing = loads().filter(|load| self.meets(*load) == Some(true) && failing.is_none_or(|f| *load < f)).next_back();
+        let passing = loads().rfind(|load| self.meets(*load) == Some(true) && failing.is_none_or(|f| *load < f));
         match (passing, failing) {
             (None, None) => Step::Measure(self.from),
             (None, Some(load)) if load <= self.from => Step::Found(None),

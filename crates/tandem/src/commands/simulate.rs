@@ -105,6 +105,10 @@ fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arri
         _ => Stimulus::Concurrency(concurrency),
     };
     let is_closed = *arrivals == Arrivals::ClosedLoop;
+    let request_rate = match stimulus {
+        Stimulus::RequestRate(rate) => Some(rate),
+        _ => None,
+    };
     let n_sent = simulated.records.iter().filter(|r| r.phase == tandem_metrics::LoadPhase::Profiling).count() as u64;
     let context = PointContext {
         clock: RunClock { wall_origin_ns: 0 },
@@ -112,8 +116,8 @@ fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arri
         stimulus,
         load: Load {
             streaming: plan.load.streaming,
-            request_rate: args.rate,
             concurrency: is_closed.then_some(concurrency),
+            request_rate,
             // A trace may hold fewer.
             n_requests: if matches!(arrivals, Arrivals::Trace(_)) { n_sent } else { n_requests },
             isl: Some(plan.load.isl),
