@@ -26,7 +26,10 @@ const FRONTEND: &str = "frontend";
 const BLAME_WINDOW: Duration = Duration::from_millis(300);
 
 /// After one step's end, those of the others are waited for this long: one may know of a failed node.
-const NODE_FAILURE_WINDOW: Duration = Duration::from_millis(700);
+const NODE_FAILURE_WINDOW: Duration = Duration::from_secs(3);
+
+/// `srun` sees the end of a task through two daemons; requests fail long before.
+const SLURM_BLAME_WINDOW: Duration = Duration::from_secs(5);
 
 /// What the launcher needs besides the Plan.
 #[derive(Debug, Clone)]
@@ -199,7 +202,8 @@ impl Deployment {
 
     /// A process that has just ended, if there is one: asked when requests fail, which a death shows before it is seen itself.
     pub async fn died_just_now(&mut self) -> Option<Exited> {
-        timeout(BLAME_WINDOW, self.died()).await.ok()
+        let window = if self.options.allocation.is_some() { SLURM_BLAME_WINDOW } else { BLAME_WINDOW };
+        timeout(window, self.died()).await.ok()
     }
 
     /// A process that Slurm ended because a node failed, if there is one: Slurm ends all steps of the job with it, in any order.
@@ -213,6 +217,12 @@ impl Deployment {
         .await;
         let at = self.exits.iter().position(is_it)?;
         Some(self.exits.remove(at))
+    }
+
+    /// A node of the job that Slurm takes for failed. Its servers may end without a word of it, and before Slurm ends the others.
+    pub async fn failed_node(&self) -> Option<String> {
+        let asking = self.options.allocation.clone()?;
+        tokio::task::spawn_blocking(move || asking.failed_node()).await.ok()?
     }
 
     async fn next_exit(&mut self) {

@@ -183,11 +183,12 @@ Examples (each also with --url and --model):
 
 Ctrl-C once stops sending, finishes what is in flight, writes what there is, marked partial; twice ends at once.")]
 pub(crate) struct LoadArgs {
-    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000
-    #[arg(long)]
+    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000 (needed)
+    // Required by `load` itself: the tools below `tandem load` do without.
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) url: String,
-    /// Model name that the endpoint serves
-    #[arg(long)]
+    /// Model name that the endpoint serves (needed)
+    #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) model: String,
     /// Requests in flight; several values run one after another
     #[arg(long, value_delimiter = ',', default_value = "1")]

@@ -9,12 +9,12 @@ use crate::cli::LoadArgs;
 
 /// `tandem load`, or one of its tools.
 #[derive(Debug, Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct LoadCommand {
     #[command(subcommand)]
     pub(crate) tool: Option<LoadTool>,
     #[command(flatten)]
-    pub(crate) load: Option<LoadArgs>,
+    pub(crate) load: LoadArgs,
 }
 
 #[derive(Debug, Subcommand)]

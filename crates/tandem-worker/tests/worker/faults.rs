@@ -4,16 +4,18 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tandem_plan::{ParallelLayout, Phase};
+use tandem_engine::ModeledEngine;
+use tandem_plan::{EngineKind, ParallelLayout, Phase};
 use tandem_wire::worker::{FailureKind, FinishReason, FromWorker, KvTarget, RequestId, ToWorker};
-use tandem_worker::WorkerError;
+use tandem_worker::{WorkerError, WorkerOptions};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{
-    Fault, Gate, LIMIT, Link, Spec, Worker, dead_address, first_tokens, prompt, reference, sampling, serve, silent_peer, texts,
+    FREE, Fault, Gate, LIMIT, Link, Spec, VOCAB, Worker, dead_address, first_tokens, plan, prompt, reference, sampling, serve, silent_peer,
+    texts,
 };
 
 async fn failed(link: &mut Link, expected: (u64, FailureKind)) -> String {
@@ -302,8 +304,11 @@ async fn kv_that_cannot_be_written_fails_the_request_on_both_sides() {
 
 #[tokio::test]
 async fn a_plan_of_several_ranks_is_refused() {
-    let spec = Spec::new(Phase::Decode).with(|s| s.worker.layout = ParallelLayout { tp: 4, ..ParallelLayout::SINGLE });
-    let ended = serve(spec, dead_address().await, CancellationToken::new()).await;
+    let worker = Spec::new(Phase::Decode).with(|s| s.worker.layout = ParallelLayout { tp: 4, ..ParallelLayout::SINGLE }).worker;
+    let plan = plan(&worker, EngineKind::Cpu, None);
+    let engine = Box::new(ModeledEngine::new(FREE, &worker.kv, VOCAB));
+    let options = WorkerOptions::new(dead_address().await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let ended = tandem_worker::run(&plan, &worker, engine, options, CancellationToken::new()).await;
     assert!(matches!(ended, Err(WorkerError::Layout { n_ranks: 4, .. })));
 }
 

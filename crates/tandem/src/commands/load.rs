@@ -24,12 +24,17 @@ use crate::selftest_args::{LoadCommand, LoadTool};
 use crate::signals::Interrupts;
 
 pub(crate) fn load(command: LoadCommand) -> Result<(), Failure> {
-    let args = match (command.tool, command.load) {
-        (Some(LoadTool::Selftest(args)), _) => return selftest(&args),
-        (Some(LoadTool::PacedServer(args)), _) => return paced_server(&args),
-        (None, Some(args)) => args,
-        (None, None) => return Err(Failure::message(Exit::Usage, "load: --url and --model are needed, or a tool's name")),
-    };
+    let args = command.load;
+    match command.tool {
+        Some(LoadTool::Selftest(tool)) => return selftest(&tool),
+        Some(LoadTool::PacedServer(tool)) => return paced_server(&tool),
+        None => {}
+    }
+    for (flag, value) in [("--url", &args.url), ("--model", &args.model)] {
+        if value.is_empty() {
+            return Err(Failure::message(Exit::Usage, format!("tandem load needs {flag}")).with_hint("`tandem load --help` has examples"));
+        }
+    }
     if let Some(zero) = args.concurrency.iter().find(|&&c| c == 0) {
         return Err(Failure::message(Exit::Usage, format!("--concurrency {zero}: must be at least 1")));
     }
