@@ -219,12 +219,6 @@ impl Deployment {
         Some(self.exits.remove(at))
     }
 
-    /// A node of the job that Slurm takes for failed. Its servers may end without a word of it, and before Slurm ends the others.
-    pub async fn failed_node(&self) -> Option<String> {
-        let asking = self.options.allocation.clone()?;
-        tokio::task::spawn_blocking(move || asking.failed_node()).await.ok()?
-    }
-
     async fn next_exit(&mut self) {
         let exited = self.processes.next_exit().await;
         let culprit = exited.culprit.as_ref().map(|c| json!({"node": c.node, "tasks": c.tasks, "how": c.how}));

@@ -177,17 +177,6 @@ impl Allocation {
         env
     }
 
-    /// A node of the job that Slurm takes for failed; none when all are well or Slurm does not say.
-    pub(crate) fn failed_node(&self) -> Option<String> {
-        let answer = self.slurm.call("scontrol", &["show", "node", "--oneliner", &self.nodes.join(",")]).ok()?;
-        let failed = |line: &str| {
-            let fields = text::fields(line);
-            let state = fields.get("State")?;
-            (state.starts_with("DOWN") || state.starts_with("FAIL")).then(|| fields.get("NodeName").cloned())?
-        };
-        answer.lines().find_map(failed)
-    }
-
     /// Sends SIGTERM to the tasks of the named steps. TERM to `srun` would have Slurm kill them within 30 ms. Blocking.
     ///
     /// Says why when it could not; the caller then ends the steps the hard way.

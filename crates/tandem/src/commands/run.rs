@@ -83,8 +83,6 @@ fn folder_path(args: &RunArgs, plan: &Plan, index: usize, n_plans: usize) -> Pat
 
 /// Why a run ended before its last request.
 enum Ended {
-    /// Slurm has given up a node of the job.
-    NodeFailed(String),
     Interrupted,
     TimeLimit,
     Died(Box<Exited>),
@@ -130,10 +128,7 @@ impl<'a> Run<'a> {
                 let ended = match ended {
                     // Slurm ends the steps and this process at once: the log of one of them says why.
                     Some(Ended::Interrupted | Ended::Died(_)) if self.allocation.is_some() => {
-                        match deployment.died_of_node_failure().await {
-                            Some(exited) => Some(Ended::Died(Box::new(exited))),
-                            None => deployment.failed_node().await.map(Ended::NodeFailed).or(ended),
-                        }
+                        deployment.died_of_node_failure().await.map(|exited| Ended::Died(Box::new(exited))).or(ended)
                     }
                     ended => ended,
                 };
@@ -285,9 +280,6 @@ impl<'a> Run<'a> {
         self.cut_logs()?;
         let failure = ended.map(|ended| match ended {
             Ended::Interrupted => Failure::message(Exit::Interrupted, "interrupted; everything was torn down"),
-            Ended::NodeFailed(node) => {
-                Failure::message(Exit::Died, format!("{node}: Node failure, says Slurm; the servers on it are lost"))
-            }
             Ended::TimeLimit => Failure::message(Exit::Incomplete, "stopped before the job's time limit; what was measured is there")
                 .with_hint("ask for more time with --time, or for fewer requests with MULTI_ROUND"),
             Ended::Died(exited) => died(&exited),
