@@ -11,7 +11,6 @@ Differences beyond the aims are marked; exit code 1 when there are any.
 import argparse
 import json
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -66,22 +65,6 @@ def figures(folder):
     summary = json.loads((folder / "result.json").read_text())["summary"]
     value = lambda name, stat: summary[name].get(stat)
     return {"output_throughput": value("output_throughput", "avg"), "tpot": value("tpot", "avg"), "ttft": value("ttft", "p50")}
-
-
-def compositions(folder, phase):
-    """What each step held, in order, of the only worker of a phase."""
-    keys = re.compile(r"'num_ctx_requests': (\d+), 'num_ctx_tokens': (\d+), 'num_generation_tokens': (\d+)")
-    return [keys.search(line).groups() for line in (folder / "logs" / f"{phase}.log").read_text().splitlines()]
-
-
-def same_steps(real, simulated, plan):
-    """Steps until the first difference, of the decode worker; none where the log has several workers or the canary's steps differ."""
-    a, b = (compositions(folder, "decode") for folder in (real, simulated))
-    # The canary requests of readiness are not simulated.
-    offset = max(0, len(a) - len(b))
-    a = a[offset:] if a[:1] != b[:1] else a
-    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    return n, len(b)
 
 
 def main():

@@ -35,7 +35,7 @@ fn binding(plan: &Plan, local: bool) -> Binding {
         ports: Ports { http: 8000, etcd: 2379, etcd_peer: 2380, nats: 4222, workers: (9001..).take(plan.workers.len()).collect() },
         control: None,
         stop_with_stdin: local,
-        in_job: false,
+        in_job: !local,
     }
 }
 

@@ -90,6 +90,19 @@ fn a_published_recipe_is_predicted_with_a_range_and_the_embedded_one_is_not() {
 }
 
 #[test]
+fn a_dry_submission_of_the_published_recipe_starts_its_workers_as_the_recipe_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = tandem().args(["submit", "deepseek-r1", "--gpu-type", "h100", "--dry-run"]).current_dir(dir.path()).output().unwrap();
+    let text = stdout(&run);
+    for (server, nodes) in [("prefill-0", "NODE_0,NODE_1"), ("prefill-1", "NODE_2,NODE_3"), ("decode-0", "NODE_4,NODE_5")] {
+        let line = text.lines().find(|line| line.contains(&format!("--job-name={server}"))).unwrap_or_else(|| panic!("{server}: {text}"));
+        for part in [nodes, "--nodes=2", "--ntasks=16", "--mpi=pmix", "trtllm-llmapi-launch python3 -m dynamo.trtllm"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+}
+
+#[test]
 fn a_sweep_shares_a_deployment_where_it_can() {
     let plans = |set: &str| {
         let run = output(&["plan", "nano", "--set", set, "--json"]);

@@ -26,7 +26,7 @@ impl DynamoWorkers for Trtllm {
 
     fn worker(&self, plan: &Plan, binding: &Binding, _dialect: Dialect, worker: &WorkerPlan) -> Result<Step, LaunchError> {
         // In a job step every rank starts the launcher; on one machine the engine spawns its ranks itself.
-        let in_step = !binding.stop_with_stdin;
+        let in_step = binding.in_job;
         let mut argv = if in_step { args(&["trtllm-llmapi-launch"]) } else { Vec::new() };
         let limits = &worker.limits;
         argv.extend(args(&[

@@ -50,7 +50,7 @@ impl Adapter for TrtllmServe {
     }
 
     fn workers(&self, plan: &Plan, binding: &Binding) -> Result<Vec<Step>, LaunchError> {
-        let in_step = !binding.stop_with_stdin;
+        let in_step = binding.in_job;
         let step = |worker: &WorkerPlan| {
             let (limits, layout) = (&worker.limits, &worker.layout);
             let mut argv = if in_step { args(&["trtllm-llmapi-launch"]) } else { Vec::new() };
