@@ -1,7 +1,7 @@
 //! What `llmb-run` reads and how it turns a request into submissions: texts in, values out.
 //!
 //! A workload's `metadata.yaml` says what may run where, `cluster_config.yaml` what a cluster is; options or a task file ask for
-//! jobs. [`generate()`] makes the tasks in the tools' own order, [`validate`] says what is wrong with each, [`submission`] gives
+//! jobs. [`generate()`] makes the tasks in the tools' own order, [`validate`] says what is wrong with each, [`submission()`] gives
 //! nodes, `sbatch` arguments and environment. Formats and texts are those of releases 26.02 and 26.06.
 //!
 //! Reading order: `metadata`, `cluster`, `generate`, `tasks` (task files), `submission`. Not here: files, Slurm, Tandem's recipes.

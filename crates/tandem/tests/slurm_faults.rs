@@ -114,7 +114,9 @@ fn a_decode_server_that_dies_under_load_is_named_with_node_and_task() {
     kill(pid_of(&job.lab.path("job"), "decode-0"), Signal::KILL);
     let (code, message) = job.ended();
     assert_eq!(code, 6, "{message}");
-    assert!(message.starts_with("decode-0 ended") && message.contains("n3 task 0"), "{message}");
+    // Its tasks are on two nodes, and whichever was found first was killed.
+    let is_named = ["(n3 task ", "(n4 task "].iter().any(|culprit| message.contains(culprit));
+    assert!(message.starts_with("decode-0 ended") && is_named, "{message}");
     assert!(job.has_figures());
 }
 

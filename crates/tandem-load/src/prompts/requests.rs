@@ -4,7 +4,7 @@
 //! warm-up, concurrency or number of requests sends the same measured prompts. Traces and the user's own
 //! prompts are taken in order instead, warm-up included.
 //!
-//! What was made is noted for each request ([`Made`]): records get their lengths and turns from there.
+//! What was made is noted for each request (`Made`): records get their lengths and turns from there.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,6 +1,6 @@
 //! Conversations under way: what is said after each answer, with the history that really was.
 //!
-//! The prompt thread writes down what a user will say (a [`Script`]); when a turn has ended the decode thread
+//! The prompt thread writes down what a user will say (a `Script`); when a turn has ended the decode thread
 //! puts the answer behind the history, the next question behind that, and hands the request to the receive thread.
 
 use std::collections::{HashMap, VecDeque};

@@ -2,7 +2,7 @@
 //!
 //! The subset of Apache Parquet 2 that a flat table needs, written by hand, because the format's own crate brings
 //! far more than that: PLAIN values, data pages of version 1, no compression, no nesting, optional columns by
-//! definition levels (RLE). Row groups hold [`ROWS_PER_GROUP`] rows. Metadata is Thrift's compact protocol, of which `Thrift`
+//! definition levels (RLE). Row groups hold `ROWS_PER_GROUP` rows. Metadata is Thrift's compact protocol, of which `Thrift`
 //! has what is used. Specification: <https://parquet.apache.org/docs/file-format/>.
 
 use crate::metrics::{Kind, Load, request_latency, tpot, ttft};
