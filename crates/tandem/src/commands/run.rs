@@ -245,7 +245,10 @@ impl<'a> Run<'a> {
                             Interrupt::Stop if self.allocation.is_some() => stop.stop_now(),
                             _ => stop.stop(),
                         }
-                        ended.get_or_insert(interrupt.into());
+                        // A server that ended well just before this was told to, as this process is now.
+                        if !matches!(&ended, Some(Ended::Died(exited)) if exited.code != Some(0)) {
+                            ended = Some(interrupt.into());
+                        }
                     }
                 }
             };
@@ -330,11 +333,13 @@ impl From<Interrupt> for Ended {
 }
 
 /// Time that Slurm's signal may take to follow the end of a step.
-const SIGNAL_WINDOW: Duration = Duration::from_millis(500);
+const SIGNAL_WINDOW: Duration = Duration::from_secs(2);
 
 /// Whether a server died, or Slurm was told to end the whole job.
 async fn judge_death(exited: Box<Exited>, interrupts: &mut Interrupts) -> Ended {
-    if exited.cancelled == Some(Cancelled::ByUser) && tokio::time::timeout(SIGNAL_WINDOW, interrupts.next_kind()).await.is_ok() {
+    // A server that ends well although nobody here asked it to was asked by somebody else.
+    let was_asked = exited.cancelled == Some(Cancelled::ByUser) || exited.code == Some(0);
+    if was_asked && tokio::time::timeout(SIGNAL_WINDOW, interrupts.next_kind()).await.is_ok() {
         return Ended::Interrupted;
     }
     slurms_reason(exited.clone()).unwrap_or(Ended::Died(exited))
