@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,18 +18,11 @@ fn now_ns() -> u64 {
 
 /// The fake library, compiled; none where there is no compiler.
 fn fake_nvml(dir: &Path) -> Option<PathBuf> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fake_nvml.c");
-    let library = dir.join("libfake-nvml.so");
-    match Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output() {
-        Ok(done) => {
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-            Some(library)
-        }
-        Err(error) => {
-            tandem_testkit::not_run("NVML telemetry with a fake library", format!("cc: {error}"));
-            None
-        }
-    }
+    tandem_testkit::shared_library(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/fake_nvml.c"),
+        dir,
+        "NVML telemetry with a fake library",
+    )
 }
 
 fn config(dir: &Path) -> TelemetryConfig {

@@ -10,18 +10,11 @@ use common::{events, output, read_json, stderr, tandem};
 use serde_json::Value;
 
 fn fake_nvml(dir: &Path) -> Option<PathBuf> {
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../tandem-telemetry/tests/data/fake_nvml.c");
-    let library = dir.join("libfake-nvml.so");
-    match Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).output() {
-        Ok(done) => {
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-            Some(library)
-        }
-        Err(error) => {
-            tandem_testkit::not_run("telemetry of a run with a fake NVML library", format!("cc: {error}"));
-            None
-        }
-    }
+    tandem_testkit::shared_library(
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../tandem-telemetry/tests/data/fake_nvml.c"),
+        dir,
+        "telemetry of a run with a fake NVML library",
+    )
 }
 
 fn run_with(library: &Path, out: &Path, more: &[&str]) -> Output {

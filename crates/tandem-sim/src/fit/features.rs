@@ -7,8 +7,8 @@ use tandem_plan::WeightDtype;
 
 use crate::rows::{Pool, Scenario};
 
-/// Features of the decode step's correction.
-pub const DECODE: [&str; 54] = [
+/// What both corrections begin with; values by `Common::heads`.
+const HEADS: [&str; 18] = [
     "all",
     "gpu:h100",
     "gpu:h200",
@@ -27,6 +27,39 @@ pub const DECODE: [&str; 54] = [
     "sglang fp4",
     "era",
     "sglang era",
+];
+
+/// What both corrections end with; values by `Common::cells`.
+const CELLS: [&str; 7] = [
+    "fp4 gpu:b200",
+    "fp4 gpu:gb200",
+    "fp4 gpu:b300",
+    "fp4 gpu:gb300",
+    "sglang fp4 gpu:b200",
+    "sglang fp4 gpu:gb200",
+    "sglang fp4 gpu:gb300",
+];
+
+/// `own` between [`HEADS`] and [`CELLS`].
+const fn framed<const M: usize, const N: usize>(own: [&'static str; M]) -> [&'static str; N] {
+    assert!(N == HEADS.len() + M + CELLS.len());
+    let mut names = [""; N];
+    let mut i = 0;
+    while i < N {
+        names[i] = if i < HEADS.len() {
+            HEADS[i]
+        } else if i < HEADS.len() + M {
+            own[i - HEADS.len()]
+        } else {
+            CELLS[i - HEADS.len() - M]
+        };
+        i += 1;
+    }
+    names
+}
+
+/// Features of the decode step's correction.
+pub const DECODE: [&str; 54] = framed([
     "drafts:1",
     "drafts:2",
     "drafts:3+",
@@ -56,35 +89,10 @@ pub const DECODE: [&str; 54] = [
     "sglang unlimited",
     "sglang unlimited fp8",
     "sglang unlimited ln batch",
-    "fp4 gpu:b200",
-    "fp4 gpu:gb200",
-    "fp4 gpu:b300",
-    "fp4 gpu:gb300",
-    "sglang fp4 gpu:b200",
-    "sglang fp4 gpu:gb200",
-    "sglang fp4 gpu:gb300",
-];
+]);
 
 /// Features of the prefill iteration's correction.
-pub const PREFILL: [&str; 48] = [
-    "all",
-    "gpu:h100",
-    "gpu:h200",
-    "gpu:b200",
-    "gpu:gb200",
-    "gpu:b300",
-    "gpu:gb300",
-    "sglang",
-    "sglang gpu:h100",
-    "sglang gpu:h200",
-    "sglang gpu:b200",
-    "sglang gpu:gb200",
-    "sglang gpu:b300",
-    "sglang gpu:gb300",
-    "fp4",
-    "sglang fp4",
-    "era",
-    "sglang era",
+pub const PREFILL: [&str; 48] = framed([
     "drafts",
     "attention-dp",
     "sglang attention-dp",
@@ -108,14 +116,7 @@ pub const PREFILL: [&str; 48] = [
     "light",
     "sglang light",
     "fp4 ln prompt",
-    "fp4 gpu:b200",
-    "fp4 gpu:gb200",
-    "fp4 gpu:b300",
-    "fp4 gpu:gb300",
-    "sglang fp4 gpu:b200",
-    "sglang fp4 gpu:gb200",
-    "sglang fp4 gpu:gb300",
-];
+]);
 
 const GPUS: [&str; 6] = ["h100", "h200", "b200", "gb200", "b300", "gb300"];
 

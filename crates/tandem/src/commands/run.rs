@@ -342,15 +342,9 @@ async fn judge_death(exited: Box<Exited>, interrupts: &mut Interrupts) -> Ended 
     if was_asked && tokio::time::timeout(SIGNAL_WINDOW, interrupts.next_kind()).await.is_ok() {
         return Ended::Interrupted;
     }
-    slurms_reason(exited.clone()).unwrap_or(Ended::Died(exited))
-}
-
-/// What Slurm says about the end of a step, when it was Slurm that ended it.
-fn slurms_reason(exited: Box<Exited>) -> Option<Ended> {
-    match exited.cancelled? {
-        Cancelled::NodeFailure => Some(Ended::Died(exited)),
-        Cancelled::TimeLimit => Some(Ended::TimeLimit),
-        Cancelled::ByUser => None,
+    match exited.cancelled {
+        Some(Cancelled::TimeLimit) => Ended::TimeLimit,
+        _ => Ended::Died(exited),
     }
 }
 
@@ -362,7 +356,7 @@ fn machines(plan: &Plan, allocation: Option<&Allocation>) -> Vec<String> {
 /// The death, and what is known to cause such last lines.
 fn died(exited: &Exited) -> Failure {
     let failure = Failure::message(Exit::Died, exited.to_string());
-    match engines::explain(&exited.tail) {
+    match exited.known {
         Some(known) => failure.with_hint(format!("{}: {}", known.meaning, known.advice)),
         None => failure,
     }
