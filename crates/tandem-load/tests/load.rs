@@ -66,13 +66,14 @@ fn the_closed_loop_holds_its_concurrency_and_never_exceeds_it() {
     let busy = Arc::new(Mutex::new((0usize, 0usize)));
     let in_script = busy.clone();
     let server = Server::start(move |request, stream| {
-        in_server.raise("request");
-        let n = {
+        {
             let mut busy = in_script.lock().unwrap();
             busy.0 += 1;
             busy.1 = busy.1.max(busy.0);
-            request.id.split_once('-').unwrap().1.parse::<usize>().unwrap()
-        };
+        }
+        // Announced only once counted: an answer then leaves after all that it waited for have been counted.
+        in_server.raise("request");
+        let n = request.id.split_once('-').unwrap().1.parse::<usize>().unwrap();
         assert!(in_server.wait("request", (n + CONCURRENCY as usize).min(N as usize)), "fewer than {CONCURRENCY} in flight");
         in_script.lock().unwrap().0 -= 1;
         put(stream, &good_answer(request, 1));
