@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
 use tandem_plan::Plan;
-use tandem_sim::model::Model;
 use tandem_sim::predict::{Interval, Prediction};
+use tandem_sim::virtual_time::Calibration;
 use tandem_sim::screen::Bound;
 
 use crate::frontier::{Corner, gap, pareto};
+use crate::pricing::Pricer;
 use crate::propose::Proposal;
 use crate::screening::{Screened, Screening};
 use crate::space::{Figures, Limits};
@@ -96,17 +97,18 @@ pub struct Measured {
 /// Predictions that are kept between calls, by the plan's key.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// Names the constants that the predictions come from.
+    /// Names what the predictions come from.
     model: String,
     predictions: BTreeMap<String, Prediction>,
 }
 
 impl State {
-    /// An empty state for predictions of `model`.
+    /// An empty state for predictions of `pricer`.
     #[must_use]
-    pub fn new(model: &Model) -> Self {
-        // FNV-1a: enough to notice other constants.
-        let text = model.constants.to_json();
+    pub fn new(pricer: &Pricer) -> Self {
+        // FNV-1a: enough to notice other constants. The architecture is part of each plan.
+        let costs = pricer.calibration.as_ref().map(Calibration::to_json);
+        let text = pricer.model.constants.to_json() + &costs.unwrap_or_default();
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         State { model: format!("{} {hash:016x}", env!("CARGO_PKG_VERSION")), predictions: BTreeMap::new() }
     }

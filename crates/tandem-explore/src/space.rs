@@ -2,8 +2,10 @@
 
 use std::str::FromStr;
 
+use tandem_plan::ModelConfig;
 use tandem_recipe::layers::Origin;
-use tandem_recipe::{Knob, Recipe, Value, Variant};
+use tandem_recipe::planner::ReadFile;
+use tandem_recipe::{Knob, PlanError, Recipe, Value, Variant};
 use thiserror::Error;
 
 use crate::axes::Axes;
@@ -190,6 +192,14 @@ impl Space {
     #[must_use]
     pub fn original(&self) -> &Variant {
         &self.originals[0]
+    }
+
+    /// The architecture that every point serves.
+    ///
+    /// # Errors
+    /// [`PlanError`] when there is no readable `config.json`.
+    pub fn architecture(&mut self, read: ReadFile<'_>) -> Result<ModelConfig, PlanError> {
+        self.variants[0].architecture(read).cloned()
     }
 
     /// Names of the GPU types.

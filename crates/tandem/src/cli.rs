@@ -398,6 +398,9 @@ pub(crate) struct ExploreArgs {
     /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
     #[arg(long, value_name = "FILE")]
     pub(crate) constants: Option<PathBuf>,
+    /// What the steps of an engine on this machine cost, from `tandem calibrate --from-run`; ENGINE=cpu needs it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
     /// Folder for explore.json, explore.csv, explore.html and the state from which a later call goes on
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 use tandem_explore::{Exploration, Space, State};
 use tandem_plan::{Phase, Plan};
 use tandem_recipe::{Knob, Value, Variant};
-use tandem_sim::predict::{Interval, Prediction, predict};
+use tandem_sim::predict::{Interval, Prediction};
 
 use super::{Search, read};
 
@@ -102,11 +102,11 @@ impl Predictor {
 
     fn predict(&mut self, plan: &Plan) -> Option<Prediction> {
         let key = State::key(plan);
-        let state = self.search.state.get_or_insert_with(|| State::new(&self.search.model));
+        let state = self.search.state.get_or_insert_with(|| State::new(&self.search.pricer));
         if let Some(known) = state.get(&key) {
             return Some(known.clone());
         }
-        let prediction = predict(&self.search.model, plan).into_iter().next()?;
+        let prediction = self.search.pricer.predict(plan).into_iter().next()?;
         state.put(&key, prediction.clone());
         Some(prediction)
     }
