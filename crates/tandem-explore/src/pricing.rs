@@ -51,6 +51,13 @@ impl Pricer {
         points.filter_map(|(index, point)| Some(self.run(plan, *point, index, &self.setup(plan, *point)?)?.0)).collect()
     }
 
+    /// What limits a variant; none for one that has no plan, or whose costs are not known.
+    #[must_use]
+    pub fn bound(&self, variant: &mut Variant, read: ReadFile<'_>) -> Option<Bound> {
+        let sketch = variant.sketch(read).ok()?;
+        Some(self.screen(variant, &sketch, 0, read).ok()?.bound)
+    }
+
     /// Screens a variant of which `sketch` is known; an error says why its costs are not.
     pub(crate) fn screen(&self, variant: &Variant, sketch: &Sketch, index: usize, read: ReadFile<'_>) -> Result<Screened, String> {
         let gpus = sketch.gpus();

@@ -172,7 +172,7 @@ fn proposals_add_area_and_leave_out_what_is_measured() {
     assert!(propose(&simulated, std::slice::from_ref(&beyond), 4).is_empty());
     assert_eq!(propose(&simulated, &[Measured { is_simulated: true, ..beyond }], 4), first);
 
-    let result = Exploration { recipe: "r".to_owned(), about: Vec::new(), screening, simulated, measured: vec![measured], proposals: next };
+    let result = Exploration { recipe: "r".to_owned(), about: Vec::new(), slos: Vec::new(), screening, simulated, measured: vec![measured], proposals: next };
     let document = json(&result);
     assert_eq!(document["frontier"].as_array().unwrap().len(), result.frontier().len());
     assert!(document["measured"][0]["predicted"]["tokens_per_gpu"]["value"].is_number());

@@ -84,7 +84,7 @@ fn the_report_of_real_runs_in_a_browser() {
         browser.look(view);
         browser.open(&format!("file://{}", page.display()));
         browser.wait("return document.documentElement.dataset.ready");
-        browser.eval(OPEN_ALL);
+        let _ = browser.eval(OPEN_ALL);
         look(&browser, "report", view, 12);
     }
     assert!(browser.pdf().starts_with(b"%PDF"));
@@ -106,17 +106,65 @@ fn the_page_of_a_search_in_a_browser() {
         browser.wait("return document.documentElement.dataset.ready");
         look(&browser, "explore", view, 1);
     }
+    // Pointing at a mark shows all of its knobs, its own first.
+    browser.look(View::ALL[0]);
+    assert_eq!(browser.eval(PANEL), serde_json::json!([]), "nothing is picked yet");
+    browser.point_at(".pt.c0 .hit");
+    browser.wait("return document.querySelectorAll('#picked dl div').length > 40");
+    let panel = browser.eval(PANEL);
+    assert_eq!(panel[0][0], "NCTX", "{panel}");
+    assert!(panel.as_array().unwrap().iter().any(|row| row[0] == "ISL" && row[1] == "8150"), "{panel}");
+    browser.screenshot(&picture("explore-picked", View::ALL[0]), View::ALL[0]);
 }
+
+const PANEL: &str = "return [...document.querySelectorAll('#picked dl div')].map((row) => [row.children[0].textContent, row.children[1].textContent])";
 
 #[test]
 fn the_live_page_in_a_browser() {
     let dir = tempfile::tempdir().unwrap();
     let Some(browser) = Browser::start(dir.path(), "the live page in a browser") else { return };
     let live = Live::start();
+    let url = format!("http://{}/", live.address);
+    // What a slider does, and what comes of it.
+    let slide = |name: &str, at: usize| {
+        let shown = browser.eval("return Number(document.documentElement.dataset.shown)");
+        let _ = browser.eval(&format!(
+            "const s = document.querySelector('input[name={name}]'); s.value = {at}; s.dispatchEvent(new Event('input', {{bubbles: true}}))"
+        ));
+        browser.wait(&format!("return Number(document.documentElement.dataset.shown) > {shown}"));
+    };
+    let text = |id: &str| browser.eval(&format!("return document.getElementById('{id}').textContent")).as_str().unwrap().to_owned();
     for view in View::ALL.into_iter().filter(|view| !view.is_print) {
         browser.look(view);
-        browser.open(&format!("http://{}/", live.address));
+        // Another document, not another place in the same one.
+        browser.open("about:blank");
+        browser.open(&url);
         browser.wait("return document.documentElement.dataset.shown");
+        let before = text("figures");
+        assert!(text("verdict").contains("Fits, on 32 GPUs; throughput is limited by"), "{}", text("verdict"));
+        let _ = browser.eval("document.getElementById('keep').click()");
+        slide("NCTX", 0);
+        assert!(text("verdict").contains("Fits, on 20 GPUs") && text("figures") != before, "{}", text("verdict"));
+        assert!(text("kept-table").contains("NCTX=6"), "{}", text("kept-table"));
+        assert!(text("command").contains("--set NCTX=3"), "{}", text("command"));
         look(&browser, "live", view, 1);
     }
+    // A knob that makes it impossible is named and marked, also when it was folded away.
+    slide("GEN_GPU_MEMORY_FRACTION", 0);
+    slide("GEN_MAX_BATCH_SIZE", 1);
+    slide("ISL", 4);
+    assert!(text("verdict").starts_with("Does not work: "), "{}", text("verdict"));
+    let marked = browser.eval("return [...document.querySelectorAll('.knob.binding')].map((box) => box.dataset.name)");
+    assert_eq!(marked.as_array().unwrap().len(), 1, "{marked}");
+    browser.screenshot(&picture("live-impossible", View::ALL[0]), View::ALL[0]);
+    // The address alone brings everything back.
+    slide("ISL", 0);
+    let state = "return [document.getElementById('verdict').textContent, document.getElementById('figures').textContent, \
+                 document.getElementById('kept-table').textContent, document.getElementById('command').textContent]";
+    let (link, before) = (browser.eval("return location.href"), browser.eval(state));
+    browser.open("about:blank");
+    browser.open(link.as_str().unwrap());
+    browser.wait("return document.documentElement.dataset.shown");
+    assert_eq!(browser.eval(state), before, "{link}");
+    assert_eq!(browser.complaints(), Vec::<String>::new());
 }

@@ -13,7 +13,7 @@ mod waterfall;
 
 pub(crate) use cloud::{CloudChart, Group, Spot};
 pub(crate) use lines::{Line, LineChart, Shade};
-pub(crate) use pareto::{Marker, ParetoChart, Trail};
+pub(crate) use pareto::{KnobSource, Marker, ParetoChart, Trail};
 pub(crate) use quantiles::{Curve, QuantileChart, quantiles_of};
 pub(crate) use waterfall::WaterfallChart;
 

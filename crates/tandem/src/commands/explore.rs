@@ -60,14 +60,14 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
     let simulated = explored(simulated, &search.space.limits);
     let proposals = propose(&simulated, &measured, args.propose);
-    let result = Exploration { recipe: recipe.name.clone(), about, screening, simulated, measured, proposals };
+    let result = Exploration { recipe: recipe.name.clone(), about, slos: search.space.limits.slos.clone(), screening, simulated, measured, proposals };
     let timing = format!(
         "screened {} points in {screen_s:.2} s, simulated {} in {simulate_s:.2} s ({} taken from before)",
         result.screening.n,
         result.simulated.len() - search.n_resumed,
         search.n_resumed
     );
-    write(&args, &result, &timing)?;
+    write(&args, &result, &search.space, &timing)?;
     if args.serve { live::serve(args.port, answer::Predictor::new(search, recipe.name.clone()), &result) } else { Ok(()) }
 }
 
@@ -250,11 +250,11 @@ fn measured(paths: &[PathBuf]) -> Result<Vec<Measured>, Failure> {
     Ok(measured)
 }
 
-fn write(args: &ExploreArgs, result: &Exploration, timing: &str) -> Result<(), Failure> {
+fn write(args: &ExploreArgs, result: &Exploration, space: &Space, timing: &str) -> Result<(), Failure> {
     if let Some(out) = &args.out {
         write_whole(&out.join("explore.json"), pretty(&tandem_explore::json(result))?.as_bytes())?;
         write_whole(&out.join("explore.csv"), tandem_explore::csv(result).as_bytes())?;
-        let html = tandem_report::explore_html(&page::page(result, &command_line()));
+        let html = tandem_report::explore_html(&page::page(result, space, &command_line()));
         write_whole(&out.join("explore.html"), html.as_bytes())?;
     }
     let mut text = if args.json { pretty(&tandem_explore::json(result))? } else { tandem_explore::terminal(result) };

@@ -1,5 +1,7 @@
 //! What the live page is told: the knobs that it has sliders for, and what any setting of them would do.
 
+use std::num::ParseFloatError;
+
 use serde_json::{Map, Value as Json, json};
 use tandem_explore::{Exploration, Space, State};
 use tandem_plan::{Phase, Plan};
@@ -11,18 +13,30 @@ use super::{Search, read};
 /// Dots of the cloud that the page gets, at most.
 const MAX_CLOUD: usize = 3000;
 
-/// Sliders that every page has, besides the axes of its space, with their usual values.
-const USUAL: [(&str, &str); 9] = [
+/// Sliders that every page has, besides the axes of its space, with their usual values; the first seven are always in sight.
+const USUAL: [(&str, &str); 19] = [
     ("NCTX", "1 2 3 4 5 6 7 8 10 12 16"),
     ("NGEN", "1 2 3 4"),
-    ("CTX_WORLD_SIZE", "4 8 16"),
     ("GEN_WORLD_SIZE", "4 8 16 32"),
     ("GEN_MAX_BATCH_SIZE", "8 16 32 64 128 256 512"),
-    ("GEN_MTP_SIZE", "0 1 2 3"),
     ("CONCURRENCY", "16 32 64 128 256 512 1024 2048 4096"),
     ("ISL", "1024 2048 4096 8150 16384"),
     ("OSL", "128 256 512 1024 2048 4096"),
+    ("GEN_MTP_SIZE", "0 1 2 3"),
+    ("WEIGHT_DTYPE", "fp8 nvfp4 bf16"),
+    ("GEN_TENSOR_PARALLEL_SIZE", "0 1 2 4 8 16 32"),
+    ("GEN_EXPERT_PARALLEL_SIZE", "0 1 2 4 8 16 32"),
+    ("GEN_ATTENTION_DP", "true false"),
+    ("GEN_EPLB_NUM_SLOTS", "0 256 288 320"),
+    ("GEN_GPU_MEMORY_FRACTION", "0.5 0.6 0.7 0.75 0.8 0.85 0.9 0.95"),
+    ("CTX_WORLD_SIZE", "4 8 16"),
+    ("CTX_ATTENTION_DP", "true false"),
+    ("CTX_MAX_BATCH_SIZE", "1 2 4 8 16"),
+    ("CTX_MAX_NUM_TOKENS", "2048 4096 8192 16384 32768"),
+    ("STREAM_INTERVAL", "1 5 10 20 50"),
 ];
+/// So many of them are in sight without unfolding.
+const IN_SIGHT: usize = 7;
 
 /// Answers what settings would do.
 pub(super) struct Predictor {
@@ -46,26 +60,32 @@ impl Predictor {
     fn sliders(&self) -> Vec<Json> {
         let space = &self.search.space;
         let first = space.original();
-        let slider = |name: &str, doc: &str, values: Vec<String>, current: &str| {
+        let slider = |name: &str, doc: &str, values: Vec<String>, current: &str, is_axis: bool, is_folded: bool| {
             let at = values.iter().position(|v| v == current).unwrap_or(0);
-            json!({"name": name, "doc": doc, "values": values, "at": at})
+            json!({"name": name, "doc": doc, "values": values, "at": at, "is_axis": is_axis, "is_folded": is_folded})
         };
         let of_axis = |(knob, values): &(&'static Knob, Vec<Value>)| {
-            slider(knob.name, knob.doc, values.iter().map(Value::to_string).collect(), &first.value(knob.name).to_string())
+            let values = values.iter().map(Value::to_string).collect();
+            slider(knob.name, knob.doc, values, &first.value(knob.name).to_string(), true, false)
         };
         let mut sliders: Vec<Json> = space.axes.iter().map(of_axis).collect();
         let types = space.gpu_types();
         if types.len() > 1 {
-            sliders.insert(0, slider("GPU_TYPE", "Type of the devices.", types, first.gpu().name()));
+            sliders.insert(0, slider("GPU_TYPE", "Type of the devices.", types, first.gpu().name(), true, false));
         }
-        for (name, usual) in USUAL {
+        for (i, (name, usual)) in USUAL.into_iter().enumerate() {
             let is_there = space.axes.iter().any(|(k, _)| k.name == name) || space.derived.iter().any(|(k, _)| k.name == name);
             let Some(knob) = Knob::find(name).filter(|_| !is_there) else { continue };
             let current = first.value(name).to_string();
-            let mut values: Vec<u64> = usual.split(' ').chain([current.as_str()]).filter_map(|v| v.parse().ok()).collect();
-            values.sort_unstable();
-            values.dedup();
-            sliders.push(slider(name, knob.doc, values.iter().map(u64::to_string).collect(), &current));
+            let mut values: Vec<String> = usual.split(' ').map(str::to_owned).collect();
+            if !values.contains(&current) {
+                values.push(current.clone());
+            }
+            if let Ok(mut numbers) = values.iter().map(|v| Ok((v.parse::<f64>()?, v.clone()))).collect::<Result<Vec<_>, ParseFloatError>>() {
+                numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
+                values = numbers.into_iter().map(|(_, text)| text).collect();
+            }
+            sliders.push(slider(name, knob.doc, values, &current, false, i >= IN_SIGHT));
         }
         sliders
     }
@@ -74,25 +94,30 @@ impl Predictor {
     pub(super) fn answer(&mut self, knobs: &Map<String, Json>) -> Result<Json, String> {
         let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let settings: Vec<(String, String)> = knobs.iter().map(|(name, value)| (name.clone(), text(value))).collect();
-        let variant = self.search.space.with(&settings)?;
+        let mut variant = self.search.space.with(&settings)?;
         let command = command(&self.recipe, &self.search.space, &variant, &settings);
         let plan = match variant.plan(&read) {
             Ok(plan) => plan,
             Err(error) => {
                 let verdict = format!("Does not work: {}", tandem_explore::explain(&error));
                 return Ok(
-                    json!({"fits": false, "verdict": verdict, "prediction": null, "gpus": 0, "notes": [], "memory": [], "command": command}),
+                    json!({"fits": false, "verdict": verdict, "knob": error.blame.knob, "prediction": null, "gpus": 0, "notes": [], "memory": [], "command": command}),
                 );
             }
         };
         let prediction = self.predict(&plan);
         let mut notes = tandem_recipe::table::notes(&plan);
         notes.extend(prediction.iter().flat_map(|p| p.extrapolates.iter().map(|reason| format!("extrapolated: {reason}"))));
+        if prediction.is_none() {
+            notes.push("not predicted: costs are known of ENGINE=dynamo-trtllm, modeled, and cpu with --calibration".to_owned());
+        }
+        let bound = self.search.pricer.bound(&mut variant, &read).map(|bound| bound.name());
         let memory: Vec<Json> = [Phase::Prefill, Phase::Decode].into_iter().filter_map(|phase| memory(&plan, phase)).collect();
         Ok(json!({
             "fits": true,
             "verdict": format!("Fits, on {} GPUs", plan.n_devices()),
             "gpus": plan.n_devices(),
+            "bound": bound,
             "prediction": prediction.as_ref().map(prediction_json),
             "notes": notes,
             "memory": memory,
