@@ -31,6 +31,13 @@ struct Spread {
     ttft_p99: f64,
 }
 
+/// Seconds by which times around the steps may be wrong, of a first token and of a further one: all of them until a run was calibrated.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unsure {
+    ttft_s: f64,
+    tpot_s: f64,
+}
+
 /// Prices points: the performance model, and what a calibration knows of the engines of this machine.
 #[derive(Debug, Clone)]
 pub struct Pricer {
@@ -100,14 +107,26 @@ impl Pricer {
         if self.calibration.is_none() {
             reasons.push("the times around its steps are those of another machine: tandem calibrate --from-run measures them".to_owned());
         }
-        let around = |value: f64, spread: f64| Interval { value, low: value / (1.0 + spread), high: value * (1.0 + spread) };
+        let o = &setup.overheads;
+        // Client, frontend, prefill and back; a step and its message.
+        let all = Unsure { ttft_s: o.request_s + 4.0 * o.hop_s, tpot_s: o.step_gap_s + o.hop_s };
+        let unsure = if self.calibration.is_none() { all } else { Unsure::default() };
+        let around = |value: f64, spread: f64, more: f64| Interval {
+            value,
+            low: (value / (1.0 + spread) - more).max(0.0),
+            high: value * (1.0 + spread) + more,
+        };
+        let (tpot, first) = (seconds(&tpot::METRIC, 50).unwrap_or(0.0), seconds(&ttft::METRIC, 50)?);
+        let further = f64::from(plan.load.osl.saturating_sub(1));
+        let latency = first + further * tpot;
+        let rate_spread = spread.rate + (unsure.ttft_s + further * unsure.tpot_s) / latency.max(1e-9);
         let prediction = Prediction {
             concurrency: point.concurrency,
-            tokens_per_gpu: around(rate / f64::from(plan.n_devices()), spread.rate),
+            tokens_per_gpu: around(rate / f64::from(plan.n_devices()), rate_spread, 0.0),
             tokens_per_second: rate,
-            tpot: around(seconds(&tpot::METRIC, 50).unwrap_or(0.0), spread.rate),
-            ttft_median: around(seconds(&ttft::METRIC, 50)?, spread.ttft),
-            ttft_p99: around(seconds(&ttft::METRIC, 99)?, spread.ttft_p99),
+            tpot: around(tpot, spread.rate, unsure.tpot_s),
+            ttft_median: around(first, spread.ttft, unsure.ttft_s),
+            ttft_p99: around(seconds(&ttft::METRIC, 99)?, spread.ttft_p99, unsure.ttft_s),
             extrapolates: reasons,
         };
         Some((prediction, summary.avg(&ttft::METRIC)? / 1e3))

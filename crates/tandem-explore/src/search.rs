@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use serde_json::{Value as Json, json};
 use tandem_plan::Plan;
 use tandem_sim::predict::{Interval, Prediction};
-use tandem_sim::virtual_time::Calibration;
 use tandem_sim::screen::Bound;
+use tandem_sim::virtual_time::Calibration;
 
 use crate::frontier::{Corner, gap, pareto};
 use crate::pricing::Pricer;

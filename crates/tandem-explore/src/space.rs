@@ -136,7 +136,7 @@ impl Space {
     /// # Errors
     /// [`ExpressionError`] when a condition names what is no knob.
     pub fn new(recipe: &Recipe, axes: Axes, limits: Limits) -> Result<Self, ExpressionError> {
-        let origin = Origin::CommandLine { flag: "explored".to_owned() };
+        let origin = Origin::CommandLine { flag: "--set".to_owned() };
         let gpus = recipe.gpu_types();
         let is_set = |name: &str| axes.axes.iter().any(|(k, _)| k.name == name) || axes.derived.iter().any(|(k, _)| k.name == name);
         let mut all: Vec<_> = recipe.sweeps(gpus[0]).into_iter().filter(|(k, _)| !is_set(k.name)).collect();

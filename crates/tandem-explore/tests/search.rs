@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use tandem_explore::{
-    Axes, Corner, Exploration, Expression, Limits, Measured, Pricer, Screening, Simulated, Space, State, band, csv, explored, hypervolume, json,
-    nearest, propose, screen as screen_range, terminal,
+    Axes, Corner, Exploration, Expression, Limits, Measured, Pricer, Screening, Simulated, Space, State, band, csv, explored, hypervolume,
+    json, nearest, propose, screen as screen_range, terminal,
 };
 use tandem_recipe::{Inputs, RecipeSource, load_recipe};
 use tandem_sim::fit::Constants;
@@ -54,7 +54,7 @@ fn simulate(space: &mut Space, screening: &Screening, chosen: &[usize]) -> Vec<S
 
 #[test]
 fn stretches_of_a_space_make_the_whole() {
-    let limits = Limits { max_gpus: Some(40), slos: vec!["tpot:25".parse().unwrap()], ..Limits::default() };
+    let limits = Limits { max_gpus: Some(40), slos: vec!["tpot:13".parse().unwrap()], ..Limits::default() };
     let mut space = space("gb200", &WIDE, limits);
     let whole = screen(&mut space);
     let n = space.len();
@@ -172,7 +172,15 @@ fn proposals_add_area_and_leave_out_what_is_measured() {
     assert!(propose(&simulated, std::slice::from_ref(&beyond), 4).is_empty());
     assert_eq!(propose(&simulated, &[Measured { is_simulated: true, ..beyond }], 4), first);
 
-    let result = Exploration { recipe: "r".to_owned(), about: Vec::new(), slos: Vec::new(), screening, simulated, measured: vec![measured], proposals: next };
+    let result = Exploration {
+        recipe: "r".to_owned(),
+        about: Vec::new(),
+        slos: Vec::new(),
+        screening,
+        simulated,
+        measured: vec![measured],
+        proposals: next,
+    };
     let document = json(&result);
     assert_eq!(document["frontier"].as_array().unwrap().len(), result.frontier().len());
     assert!(document["measured"][0]["predicted"]["tokens_per_gpu"]["value"].is_number());

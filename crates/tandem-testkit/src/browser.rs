@@ -57,7 +57,8 @@ impl Browser {
     /// When the driver is there and says nothing that can be understood.
     #[must_use]
     pub fn start(dir: &Path, what: &str) -> Option<Self> {
-        let started = Command::new("chromedriver").arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let started =
+            Command::new("chromedriver").arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let Ok(mut driver) = started else {
             not_run(what, "there is no Chromium with its driver (Debian: apt-get install chromium chromium-driver)");
             return None;
@@ -93,7 +94,8 @@ impl Browser {
     /// Lays the page out as `view` says.
     pub fn look(&self, view: View) {
         let scheme = if view.is_dark { "dark" } else { "light" };
-        let media = json!({"media": if view.is_print { "print" } else { "" }, "features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        let media =
+            json!({"media": if view.is_print { "print" } else { "" }, "features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.devtools("Emulation.setEmulatedMedia", &media);
         self.resize(view.width, view.height);
     }
@@ -180,7 +182,11 @@ impl Browser {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the driver listens");
         stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         let body = body.to_string();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", self.port, body.len());
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            self.port,
+            body.len()
+        );
         stream.write_all((head + &body).as_bytes()).expect("the driver reads");
         let mut reply = BufReader::new(stream);
         let (mut line, mut length) = (String::new(), 0);

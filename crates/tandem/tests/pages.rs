@@ -95,7 +95,13 @@ fn the_page_of_a_search_in_a_browser() {
     let dir = tempfile::tempdir().unwrap();
     let Some(browser) = Browser::start(dir.path(), "the page of a search in a browser") else { return };
     let out = dir.path().join("search");
-    let axes = ["NCTX=1..8", "GEN_WORLD_SIZE=8,16", "GEN_MAX_BATCH_SIZE=16..256:x2", "GEN_MTP_SIZE=0,1", "CONCURRENCY=GEN_MAX_BATCH_SIZE*GEN_WORLD_SIZE"];
+    let axes = [
+        "NCTX=1..8",
+        "GEN_WORLD_SIZE=8,16",
+        "GEN_MAX_BATCH_SIZE=16..256:x2",
+        "GEN_MTP_SIZE=0,1",
+        "CONCURRENCY=GEN_MAX_BATCH_SIZE*GEN_WORLD_SIZE",
+    ];
     let mut args = vec!["explore", "deepseek-r1", "--gpu-type", "gb200", "--max-gpus", "48", "--out", out.to_str().unwrap()];
     axes.iter().for_each(|axis| args.extend(["--set", axis]));
     let done = output(&args);
@@ -117,7 +123,8 @@ fn the_page_of_a_search_in_a_browser() {
     browser.screenshot(&picture("explore-picked", View::ALL[0]), View::ALL[0]);
 }
 
-const PANEL: &str = "return [...document.querySelectorAll('#picked dl div')].map((row) => [row.children[0].textContent, row.children[1].textContent])";
+const PANEL: &str =
+    "return [...document.querySelectorAll('#picked dl div')].map((row) => [row.children[0].textContent, row.children[1].textContent])";
 
 #[test]
 fn the_live_page_in_a_browser() {

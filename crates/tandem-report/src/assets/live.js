@@ -133,6 +133,7 @@
     $("why").textContent = answer.notes.join("\n");
     const table = $("memory"), rows = answer.memory;
     table.replaceChildren();
+    $("ranks").hidden = rows.length === 0;
     if (rows.length) {
       const tbody = html("tbody");
       rows.forEach((cells) => { const tr = html("tr"); cells.forEach((c) => tr.append(html("td", c))); tbody.append(tr); });

@@ -26,7 +26,7 @@ pub fn live_html() -> String {
          <span><i class=\"c2\"></i>kept</span><span class=\"grey\">grey: screened</span></p>\
          <svg id=\"chart\" class=\"chart\" viewBox=\"0 0 480 330\" role=\"img\" aria-label=\"Frontier and the point of these knobs\"></svg></figure>\
          <div id=\"kept\" hidden><h2>Kept points</h2><div class=\"wide\" tabindex=\"0\"><table id=\"kept-table\"></table></div></div>\
-         <h2>Memory of a rank</h2><div class=\"wide\" tabindex=\"0\"><table id=\"memory\"></table></div>\
+         <div id=\"ranks\"><h2>Memory of a rank</h2><div class=\"wide\" tabindex=\"0\"><table id=\"memory\"></table></div></div>\
          <h2>The same on the command line</h2><pre><code id=\"command\"></code></pre></section></main>\n\
          <script>{LIVE_SCRIPT}</script></body></html>\n"
     )

@@ -10,6 +10,7 @@ use tandem_metrics::metrics::{
 use super::figures;
 use super::overview::reasons;
 use super::parts::{Cell, Page, Table, badge};
+use super::prediction;
 use crate::data::plan_facts::{PlanFacts, WorkerGroup};
 use crate::data::result_file::SavedPoint;
 use crate::data::run::Run;
@@ -30,6 +31,7 @@ pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[boo
     }
     if run.points().len() > 0 {
         points(page, run);
+        prediction::write(page, run);
         page.heading(3, None, "Latency distributions");
         figures::distributions(page, run);
         details(page, run, is_detailed);
@@ -39,11 +41,15 @@ pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[boo
         page.paragraph("quiet", "Left out, to keep this page small: a page with fewer runs has them.");
     } else if !run.logs.is_empty() {
         page.heading(3, None, "Engine steps");
-        page.paragraph(
-            "quiet",
-            "From the iteration lines of the workers, which carry no time of day: steps are placed by their number, warm-up included.",
-        );
-        run.logs.iter().for_each(|(phase, log)| figures::engine_steps(page, *phase, log));
+        let span = figures::common_span(&run.logs);
+        let placed = match span {
+            Some(_) => "From the iteration lines of the workers, warm-up included; times count from the first step of any of them.",
+            None => {
+                "From the iteration lines of the workers, which do not say when a step began: steps are placed by their number, warm-up included."
+            }
+        };
+        page.paragraph("quiet", placed);
+        run.logs.iter().for_each(|(phase, log)| figures::engine_steps(page, *phase, log, span));
     }
     reproduce(page, index, run);
     evidence(page, run);

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 use tandem_explore::{
-    Axes, Exploration, Expression, Limits, Measured, Pricer, Screened, Screening, Simulated, Slo, Space, State, band, explored, nearest, propose,
-    screen,
+    Axes, Exploration, Expression, Limits, Measured, Pricer, Screened, Screening, Simulated, Slo, Space, State, band, explored, nearest,
+    propose, screen,
 };
 use tandem_plan::Plan;
 
@@ -60,7 +60,15 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
     let simulated = explored(simulated, &search.space.limits);
     let proposals = propose(&simulated, &measured, args.propose);
-    let result = Exploration { recipe: recipe.name.clone(), about, slos: search.space.limits.slos.clone(), screening, simulated, measured, proposals };
+    let result = Exploration {
+        recipe: recipe.name.clone(),
+        about,
+        slos: search.space.limits.slos.clone(),
+        screening,
+        simulated,
+        measured,
+        proposals,
+    };
     let timing = format!(
         "screened {} points in {screen_s:.2} s, simulated {} in {simulate_s:.2} s ({} taken from before)",
         result.screening.n,

@@ -81,7 +81,8 @@ impl Predictor {
             if !values.contains(&current) {
                 values.push(current.clone());
             }
-            if let Ok(mut numbers) = values.iter().map(|v| Ok((v.parse::<f64>()?, v.clone()))).collect::<Result<Vec<_>, ParseFloatError>>() {
+            if let Ok(mut numbers) = values.iter().map(|v| Ok((v.parse::<f64>()?, v.clone()))).collect::<Result<Vec<_>, ParseFloatError>>()
+            {
                 numbers.sort_by(|a, b| a.0.total_cmp(&b.0));
                 values = numbers.into_iter().map(|(_, text)| text).collect();
             }
