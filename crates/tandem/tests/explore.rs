@@ -44,6 +44,125 @@ fn a_search_writes_its_files_and_goes_on_where_it_was() {
     assert!(wider.contains("simulated 2 in") && wider.contains("(4 taken from before)"), "{wider}");
 }
 
+/// A DeepSeek-V2-Lite-like architecture: no query compression, 64 experts, 27 layers.
+const V2_LITE: &str = r#"{"architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "hidden_size": 2048,
+"num_attention_heads": 16, "num_key_value_heads": 16, "kv_lora_rank": 512, "q_lora_rank": null, "qk_nope_head_dim": 128,
+"qk_rope_head_dim": 64, "v_head_dim": 128, "intermediate_size": 10944, "moe_intermediate_size": 1408, "n_routed_experts": 64,
+"n_shared_experts": 2, "num_experts_per_tok": 6, "num_hidden_layers": 27, "first_k_dense_replace": 1, "moe_layer_freq": 1,
+"vocab_size": 102400, "max_position_embeddings": 163840, "rms_norm_eps": 1e-6, "rope_theta": 10000, "routed_scaling_factor": 1.0,
+"scoring_func": "softmax", "topk_method": "greedy", "n_group": 1, "topk_group": 1, "norm_topk_prob": false,
+"tie_word_embeddings": false, "torch_dtype": "bfloat16", "rope_scaling": null, "hidden_act": "silu"}"#;
+
+#[test]
+fn the_architecture_is_that_of_the_model() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("config.json"), V2_LITE).unwrap();
+    let search = |more: &[&str]| {
+        let mut args = vec!["--set", "NCTX=1,2", "--set", "GEN_MAX_BATCH_SIZE=64,128", "--json"];
+        args.extend(more);
+        let output = explore(&args);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let (large, small) = (search(&[]), search(&["--model", dir.path().to_str().unwrap()]));
+    let best = |e: &serde_json::Value, name: &str| e["frontier"][0]["prediction"][name]["value"].as_f64().unwrap();
+    // 2.4 of 15.7 billion parameters are active in place of 37 of 671.
+    assert!(best(&small, "tpot_s") < 0.6 * best(&large, "tpot_s"), "{small} {large}");
+    assert!(best(&small, "tokens_per_gpu") > 2.0 * best(&large, "tokens_per_gpu"));
+    let remarks = |e: &serde_json::Value| e["remarks"].to_string().contains("no measurement of this architecture was fitted");
+    assert!(remarks(&small) && !remarks(&large), "{} {}", small["remarks"], large["remarks"]);
+    // All points serve one model.
+    let layers = explore(&["--load-format", "dummy", "--set", "DUMMY_LAYERS=2,4"]);
+    assert_eq!(layers.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&layers.stderr).contains("DUMMY_LAYERS cannot vary"));
+}
+
+/// What the modeled engine is asked in the tests below; steps long enough that a busy machine hardly matters.
+const MODELED: [&str; 8] = ["--set", "ENGINE=modeled", "--set", "MODELED_STEP_US=10000", "--set", "OSL=24", "--set", "WARMUP_ROUNDS=1"];
+
+fn tandem(args: &[&str], more: &[&str]) -> Output {
+    let output = common::tandem().args(args).args(MODELED).args(more).output().unwrap();
+    assert!(output.status.success(), "{args:?} {more:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
+
+#[test]
+fn what_is_proposed_can_be_measured_and_is_drawn_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let axes = ["--set", "CONCURRENCY=1,2,4,8", "--set", "GEN_MAX_BATCH_SIZE=2,4"];
+    let (search, again) = (path("search"), path("again"));
+    tandem(&["explore", "tiny", "--out", &search, "--propose", "2"], &axes);
+    let before = json(&dir.path().join("search/explore.json"));
+    let proposals = before["proposals"].as_array().unwrap().clone();
+    assert_eq!(proposals.len(), 2);
+    // The first proposal is measured for real, and beside it a sweep of two loads.
+    let knobs: Vec<String> = proposals[0]["point"]["knobs"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap()))
+        .collect();
+    let sets: Vec<&str> = knobs.iter().flat_map(|knob| ["--set", knob.as_str()]).collect();
+    let (run, sweep) = (path("run"), path("sweep"));
+    tandem(&["run", "tiny", "--port", "0", "--out", &run], &sets);
+    tandem(
+        &["run", "tiny", "--port", "0", "--out", &sweep],
+        &["--set", "CONCURRENCY=1,4", "--set", "GEN_MAX_BATCH_SIZE=4", "--set", "GEN_MAX_NUM_TOKENS=4"],
+    );
+    tandem(&["explore", "tiny", "--out", &again, "--propose", "2", "--measured", &run, &sweep], &axes);
+    let after = json(&dir.path().join("again/explore.json"));
+    let measured = after["measured"].as_array().unwrap();
+    assert_eq!(measured.len(), 3, "{measured:?}");
+    for point in measured {
+        // A prediction stands beside each: the plan of the run is that of a point.
+        let (value, predicted) = (&point["tokens_per_gpu"], &point["predicted"]["tokens_per_gpu"]);
+        let ratio =
+            predicted["value"].as_f64().unwrap_or_else(|| panic!("not found among the simulated: {point}")) / value.as_f64().unwrap();
+        assert!((0.5..2.0).contains(&ratio), "{point}");
+    }
+    // What was measured is not proposed again, and what is left promises less of a larger area.
+    let plan = |p: &serde_json::Value| p["point"]["plan"].as_str().unwrap().to_owned();
+    let next = after["proposals"].as_array().unwrap();
+    assert!(next.iter().all(|p| measured.iter().all(|m| m["plan"] != plan(p).as_str())), "{next:?}");
+    assert!(next.iter().all(|p| p["expected_gain"].as_f64().unwrap() < 1.0), "{next:?}");
+    let page = std::fs::read_to_string(dir.path().join("again/explore.html")).unwrap();
+    assert!(page.contains("<span><i class=\"c2\"></i>measured</span>") && page.contains("sweep at concurrency 4"), "they are on the page");
+    let csv = std::fs::read_to_string(dir.path().join("again/explore.csv")).unwrap();
+    assert!(csv.starts_with("CONCURRENCY,GEN_MAX_BATCH_SIZE,GEN_MAX_NUM_TOKENS,gpus,"), "{csv}");
+}
+
+#[test]
+fn a_search_that_was_killed_goes_on_where_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["explore", "deepseek-r1", "--gpu-type", "gb200", "--set", "NCTX=1..8", "--set", "GEN_MAX_BATCH_SIZE=8..256:x2"];
+    let args = [&args[..], &["--set", "GEN_MTP_SIZE=0,1", "--band", "1000", "--out"]].concat();
+    let (whole, killed) = (dir.path().join("whole"), dir.path().join("killed"));
+    let mut child = common::tandem().args(&args).arg(&killed).stdout(std::process::Stdio::null()).spawn().unwrap();
+    let state = killed.join("state.jsonl");
+    let n_lines = || std::fs::read_to_string(&state).map_or(0, |text| text.lines().count());
+    let seen = common::wait_for("some points to be kept", || {
+        let n = n_lines();
+        (n >= 3).then_some(n)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // It may have been faster than the signal; then there is nothing left to do, which is fine too.
+    let kept = n_lines();
+    assert!(kept >= seen);
+    let run = |out: &Path| {
+        let output = common::tandem().args(&args).arg(out).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = run(&killed);
+    let taken: usize = text.split_once(" taken from before").unwrap().0.rsplit('(').next().unwrap().parse().unwrap();
+    // The last line may have been cut off.
+    assert!(taken == kept || taken + 1 == kept, "{taken} of {kept}: {text}");
+    run(&whole);
+    assert_eq!(json(&killed.join("explore.json")), json(&whole.join("explore.json")), "as if it had never been stopped");
+}
+
 #[test]
 fn nothing_left_is_an_error_with_the_nearest_change() {
     let output = explore(&["--set", "NCTX=4,6", "--slo", "tpot:1"]);

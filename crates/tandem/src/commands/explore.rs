@@ -33,6 +33,7 @@ const STATE: &str = "state.jsonl";
 pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let axes = Axes::parse(&args.recipe.sets).or_exit(Exit::Usage)?;
     args.recipe.sets.clone_from(&axes.rest);
+    let axes_rest = axes.rest.clone();
     let limits = limits(&args)?;
     let recipe = recipe::load(&args.recipe)?;
     let about = about(&args, &axes);
@@ -76,7 +77,19 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
         search.n_resumed
     );
     write(&args, &result, &search.space, &timing)?;
-    if args.serve { live::serve(args.port, answer::Predictor::new(search, recipe.name.clone()), &result) } else { Ok(()) }
+    if !args.serve {
+        return Ok(());
+    }
+    live::serve(args.port, answer::Predictor::new(search, args.recipe.recipe.clone(), given(&args, &axes_rest)), &result)
+}
+
+/// Flags that make the recipe what it is, besides axes and GPU type.
+fn given(args: &ExploreArgs, rest: &[String]) -> Vec<String> {
+    let r = &args.recipe;
+    let site = r.site.as_ref().map(|path| path.display().to_string());
+    let flags = [("--site", &site), ("--model", &r.model), ("--load-format", &r.load_format), ("--device-memory", &r.device_memory)];
+    let flags = flags.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?])).flatten();
+    flags.chain(rest.iter().flat_map(|set| ["--set".to_owned(), set.clone()])).collect()
 }
 
 fn limits(args: &ExploreArgs) -> Result<Limits, Failure> {

@@ -3,7 +3,7 @@
 use std::num::ParseFloatError;
 
 use serde_json::{Map, Value as Json, json};
-use tandem_explore::{Exploration, Space, State};
+use tandem_explore::{Exploration, State};
 use tandem_plan::{Phase, Plan};
 use tandem_recipe::{Knob, Value, Variant};
 use tandem_sim::predict::{Interval, Prediction};
@@ -42,11 +42,13 @@ const IN_SIGHT: usize = 7;
 pub(super) struct Predictor {
     search: Search,
     recipe: String,
+    /// What the command line gave besides the axes, to be repeated.
+    given: Vec<String>,
 }
 
 impl Predictor {
-    pub(super) fn new(search: Search, recipe: String) -> Self {
-        Predictor { search, recipe }
+    pub(super) fn new(search: Search, recipe: String, given: Vec<String>) -> Self {
+        Predictor { search, recipe, given }
     }
 
     /// The sliders and the frontier.
@@ -96,7 +98,7 @@ impl Predictor {
         let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let settings: Vec<(String, String)> = knobs.iter().map(|(name, value)| (name.clone(), text(value))).collect();
         let mut variant = self.search.space.with(&settings)?;
-        let command = command(&self.recipe, &self.search.space, &variant, &settings);
+        let command = self.command(&variant, &settings);
         let plan = match variant.plan(&read) {
             Ok(plan) => plan,
             Err(error) => {
@@ -126,6 +128,18 @@ impl Predictor {
         }))
     }
 
+    /// How to see the plan of a variant: what the search was given, the knobs of the space, and those that were set on the page.
+    fn command(&self, variant: &Variant, settings: &[(String, String)]) -> String {
+        let mut sets = self.search.space.knobs(variant);
+        sets.extend(settings.iter().filter(|(name, _)| !sets.iter().any(|(known, _)| known == name)).cloned().collect::<Vec<_>>());
+        let mut words =
+            vec!["tandem".to_owned(), "plan".to_owned(), self.recipe.clone(), "--gpu-type".to_owned(), variant.gpu().to_string()];
+        words.extend(self.given.iter().cloned());
+        let sets = sets.iter().filter(|(name, _)| name != "GPU_TYPE");
+        words.extend(sets.flat_map(|(name, value)| ["--set".to_owned(), format!("{name}={value}")]));
+        words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+    }
+
     fn predict(&mut self, plan: &Plan) -> Option<Prediction> {
         let key = State::key(plan);
         let state = self.search.state.get_or_insert_with(|| State::new(&self.search.pricer));
@@ -138,12 +152,10 @@ impl Predictor {
     }
 }
 
-/// How to see the plan of a variant: the knobs of the space and those that were given.
-fn command(recipe: &str, space: &Space, variant: &Variant, settings: &[(String, String)]) -> String {
-    let mut sets = space.knobs(variant);
-    sets.extend(settings.iter().filter(|(name, _)| !sets.iter().any(|(known, _)| known == name)).cloned().collect::<Vec<_>>());
-    let sets = sets.iter().filter(|(name, _)| name != "GPU_TYPE").map(|(name, value)| format!(" --set {name}={value}"));
-    format!("tandem plan {recipe} --gpu-type {}{}", variant.gpu(), sets.collect::<String>())
+/// A word as a shell reads it back.
+fn quoted(word: &str) -> String {
+    let is_plain = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "_-./=:,+%@".contains(c));
+    if is_plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn prediction_json(p: &Prediction) -> Json {
