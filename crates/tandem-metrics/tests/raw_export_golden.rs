@@ -4,6 +4,8 @@
 //! `TANDEM_KEEP_GOLDEN=FOLDER` keeps new ones. The mixed run holds reasoning, answers that are empty but for it, eight tokens a chunk,
 //! single tokens and texts that need escapes, and has SLOs.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use serde_json::{Map, Value};
 use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointContext, Stimulus, foreign, profile_export, render_point};
 use tandem_metrics::{ChunkKind, Exchange, Load, RequestRecord, RunClock, Slo};
