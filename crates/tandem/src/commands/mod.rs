@@ -24,6 +24,7 @@ pub(crate) mod worker;
 
 mod manifest;
 mod measure;
+mod prediction;
 mod progress;
 mod recipe;
 mod results;
