@@ -27,6 +27,7 @@ pub(crate) mod worker;
 
 mod manifest;
 mod measure;
+mod prediction;
 mod programs;
 mod progress;
 mod recipe;
