@@ -5,7 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
-use crate::cli_jobs::{CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, WatchArgs};
+use crate::cli_doctor::{DoctorArgs, InstallArgs};
+use crate::cli_jobs::{
+    CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, TryPortsArgs, WatchArgs,
+};
+use crate::cli_llmb::{ArchiveArgs, ExemplarArgs, JobsArgs, ListArgs};
 use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
 use crate::selftest_args::LoadCommand;
@@ -57,8 +61,12 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Compare two runs, and fail when a figure got worse than it may
     Compare(CompareArgs),
-    /// List the built-in recipes
-    List,
+    /// Say what this machine can do, what is missing for what, and how to get it
+    Doctor(DoctorArgs),
+    /// Prepare an llmb installation: cluster_config.yaml, container images, models
+    Install(InstallArgs),
+    /// List the built-in recipes, and the workloads of an llmb installation
+    List(ListArgs),
     /// Run a recipe as a Slurm job: write a complete job folder, submit it
     Submit(Box<SubmitArgs>),
     /// Say where jobs are: what they wrote themselves, then what Slurm says
@@ -69,6 +77,12 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// End a job; it writes what was measured so far
     Cancel(CancelArgs),
+    /// Look at all jobs of an llmb installation: table, details, logs, states
+    Jobs(JobsArgs),
+    /// Pack configurations, logs and results of an llmb installation into one file
+    Archive(ArchiveArgs),
+    /// Submit the runs of an llmb installation's exemplar.yaml
+    Exemplar(ExemplarArgs),
     /// Submit a job that has ended once more, into a folder of its own
     Retry(RetryArgs),
     /// List the jobs that were submitted from this installation
@@ -78,6 +92,9 @@ pub(crate) enum Command {
     /// Run a job folder inside its allocation (the job script calls this)
     #[command(hide = true)]
     Orchestrate(OrchestrateArgs),
+    /// Say which ports of a job's block cannot be bound on this node (a step of the job calls this)
+    #[command(hide = true)]
+    TryPorts(TryPortsArgs),
     /// Predict measured rows (CSV) and show by how much the predictions are off
     Evaluate(EvaluateArgs),
     /// Search knobs for the frontier of throughput per GPU against throughput per user, predicted or measured
@@ -138,6 +155,18 @@ pub(crate) struct RunArgs {
     /// Seconds that in-flight requests get after the first ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
+    /// Seconds that one load point may take; then it is stopped and its results are partial (default: no limit)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) point_timeout: Option<u64>,
+    /// Seconds without a byte from the servers after which a load point has hung
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) no_progress: u64,
+    /// Do not measure again what a run below --out has measured: the same deployment, the same point, a result that stands
+    #[arg(long, requires = "out")]
+    pub(crate) resume: bool,
+    /// Times that a deployment which failed is started again, for the points that it did not measure
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) retries: u32,
     /// Exit with code 8 unless the verdict on the figures is `valid`
     #[arg(long)]
     pub(crate) strict: bool,

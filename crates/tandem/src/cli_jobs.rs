@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::cli::RunArgs;
+use crate::cli_llmb::WorkloadArgs;
 
 /// Every call of a Slurm program is limited.
 #[derive(Debug, Clone, Args)]
@@ -32,6 +33,15 @@ pub(crate) enum GpuRequestArg {
     None,
 }
 
+/// How many jobs a sweep becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum JobsArg {
+    /// One that holds enough nodes for the largest deployment
+    One,
+    /// One for each deployment
+    Each,
+}
+
 /// Where the files of servers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ContainerArg {
@@ -49,17 +59,20 @@ Partition, account, time limit and GPUs of a node are knobs too (SBATCH_PARTITIO
 options come from the flag, then the SBATCH_* variable of the shell, then the `slurm` mapping of the site file (same names with
 underscores: qos, reservation, nodelist, exclude, constraint, segment, exclusive, mem, gpu_request, container, image, mpi).
 
-The job folder is the run folder: plan, configurations, job script, logs, events, results. One job is one deployment.
+The job folder is the run folder: plan, configurations, job script, logs, events, results. A sweep writes its runs side by side below --out; --resume goes on with it.
 
 Examples:
   tandem submit deepseek-r1 --gpu-type h100 --partition batch --time 2:00:00 --dry-run
   tandem submit nano --wait
+  tandem submit -w inference_deepseek-r1-dynamo -s 671b --dtype fp8 --scale 48    a workload of $LLMB_INSTALL
   tandem status; tandem watch DIR; tandem logs DIR decode-0; tandem cancel DIR")]
 pub(crate) struct SubmitArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) calls: SlurmCalls,
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
     /// Partition (default: the knob SBATCH_PARTITION, else the cluster's)
     #[arg(short, long)]
     pub(crate) partition: Option<String>,
@@ -96,8 +109,8 @@ pub(crate) struct SubmitArgs {
     /// How GPUs are asked for; clusters differ (default: per-node)
     #[arg(long, value_enum)]
     pub(crate) gpu_request: Option<GpuRequestArg>,
-    /// Any other option of sbatch, e.g. `--option licenses=x`; may be given several times
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// Any other option of sbatch, e.g. `--option licenses=x` or `--option requeue`; may be given several times
+    #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) option: Vec<String>,
     /// Seconds before the time limit at which the load stops and partial results are written; 0 = never
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
@@ -120,6 +133,9 @@ pub(crate) struct SubmitArgs {
     /// Any other argument of the servers' srun
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) srun_arg: Vec<String>,
+    /// Whether a recipe that sweeps over deployments becomes one job that runs them one after another, or a job for each
+    #[arg(long, value_enum, default_value_t = JobsArg::Each)]
+    pub(crate) jobs: JobsArg,
     /// Print the job script, the environment and every command; write and submit nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -159,6 +175,9 @@ pub(crate) struct LogsArgs {
     /// Lines at the end
     #[arg(long, default_value_t = 200)]
     pub(crate) tail: usize,
+    /// Go on with what is written, until the run has ended
+    #[arg(short, long, requires = "name")]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +222,16 @@ pub(crate) struct RerunArgs {
     /// The folder of the new run (default: the old name with `-rerun-N`)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TryPortsArgs {
+    /// First port of the block
+    #[arg(long, value_name = "PORT")]
+    pub(crate) first: u16,
+    /// Address of each node; the one that runs this takes its own
+    #[arg(value_name = "NODE=ADDRESS")]
+    pub(crate) nodes: Vec<String>,
 }
 
 #[derive(Debug, Args)]

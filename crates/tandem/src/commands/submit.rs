@@ -11,16 +11,19 @@ use serde_json::{Value, json};
 use tandem_launch::job;
 use tandem_launch::slurm::request::quote;
 use tandem_launch::slurm::{Container, GpuRequest, JobRequest, Slurm, SlurmError, StepSettings, observe, text};
+use tandem_llmb::submission::is_secret;
 use tandem_plan::{GpuType, Plan};
 use tandem_recipe::{Cluster, TextFile, render_configs, slurm_facts};
 
-use super::history::{self, Entry};
+use super::history::{self, Entry, WorkloadJob};
+use super::llmb;
 use super::measure::wall_ns;
 use super::progress::say;
 use super::recipe::{load, plans_of, recipe_failure};
 use super::run_folder::RunFolder;
 use super::status;
-use crate::cli_jobs::{ContainerArg, GpuRequestArg, SubmitArgs};
+use super::sweep::{self, Case};
+use crate::cli_jobs::{ContainerArg, GpuRequestArg, JobsArg, SubmitArgs};
 use crate::exit::{Exit, Failure, OrExit};
 
 /// Variables of the shell that jobs get: where programs are, and what the program itself reads. The key of an endpoint travels in
@@ -28,17 +31,28 @@ use crate::exit::{Exit, Failure, OrExit};
 const KEPT: [&str; 7] = ["PATH", "HOME", "USER", "LANG", "TANDEM_LOG", "TANDEM_API_KEY", "LD_LIBRARY_PATH"];
 
 pub(crate) fn submit(args: &SubmitArgs) -> Result<(), Failure> {
+    if args.workload.is_asked() {
+        return llmb::submit::submit(&llmb::submit::Request::of_tandem(args)?);
+    }
+    if let Some(flag) = args.workload.stray() {
+        return Err(Failure::message(Exit::Usage, format!("{flag} is about workloads of an llmb installation"))
+            .with_hint("name one with -w KEY, or a task file with -f FILE"));
+    }
     let recipe = load(&args.run.recipe)?;
     let plans = plans_of(&recipe)?;
-    let n_plans = plans.len();
+    let Some(first) = plans.first() else { return Ok(()) };
+    let base = args.run.out.clone().unwrap_or_else(|| RunFolder::default_path(first.load.isl, first.load.osl));
+    let is_sweep = sweep::is_sweep(&args.run, plans.len());
+    let cases = sweep::cases(&args.run, plans, &base);
+    let groups: Vec<Vec<Case>> = match args.jobs {
+        JobsArg::One => Some(cases).filter(|cases| !cases.is_empty()).into_iter().collect(),
+        JobsArg::Each => cases.into_iter().map(|case| vec![case]).collect(),
+    };
     let mut folders = Vec::new();
-    for (index, plan) in plans.into_iter().enumerate() {
-        let out = match &args.run.out {
-            Some(out) if n_plans > 1 => out.join(format!("case-{}", index + 1)),
-            Some(out) => out.clone(),
-            None => RunFolder::default_path(plan.load.isl, plan.load.osl),
-        };
-        let job = Job::new(args, plan)?;
+    for cases in groups {
+        // The runs of a sweep lie side by side, and the folders of its jobs beside them.
+        let out = if is_sweep { sweep::fresh_job(&base) } else { base.clone() };
+        let job = if is_sweep { Job::of_sweep(args, cases)? } else { Job::of_cases(args, cases)? };
         if args.dry_run {
             job.show(&std::path::absolute(&out).or_exit(Exit::Artifact)?, &args.calls.slurm())?;
         } else {
@@ -57,6 +71,10 @@ pub(crate) struct Job<'a> {
     /// For the servers.
     env: Vec<(String, String)>,
     program: PathBuf,
+    /// What llmb's tools would call it.
+    workload: Option<WorkloadJob>,
+    /// What it runs one after another, in folders beside its own; empty when it runs `plan` in its own.
+    cases: Vec<Case>,
 }
 
 impl<'a> Job<'a> {
@@ -65,11 +83,46 @@ impl<'a> Job<'a> {
         let program = std::env::current_exe().or_exit(Exit::Bug)?;
         let options = Options::resolve(args, &plan)?;
         let env = server_env(&args.env)?;
-        Ok(Job { request: options.request(args, &plan)?, settings: options.settings(args, &plan, &program)?, args, plan, env, program })
+        Ok(Job {
+            request: options.request(args, &plan)?,
+            settings: options.settings(args, &plan, &program)?,
+            args,
+            plan,
+            env,
+            program,
+            cases: Vec::new(),
+            workload: None,
+        })
+    }
+
+    /// Says which workload of an llmb installation this is, for the history.
+    pub(crate) fn set_workload(&mut self, workload: WorkloadJob) {
+        self.workload = Some(workload);
+    }
+
+    /// A job whose folder is that of its run.
+    fn of_cases(args: &'a SubmitArgs, cases: Vec<Case>) -> Result<Self, Failure> {
+        let plan = cases.into_iter().next().map(|case| case.plan).ok_or_else(|| Failure::message(Exit::Recipe, "no deployment"))?;
+        Job::new(args, plan)
+    }
+
+    /// A job that runs `cases` one after another; it asks for what the one with the most nodes needs.
+    fn of_sweep(args: &'a SubmitArgs, cases: Vec<Case>) -> Result<Self, Failure> {
+        let largest = cases.iter().max_by_key(|case| case.plan.n_nodes).map(|case| case.plan.clone());
+        let job = Job::new(args, largest.ok_or_else(|| Failure::message(Exit::Recipe, "no deployment"))?)?;
+        Ok(Job { cases, ..job })
+    }
+
+    /// What is submitted twice when this is: the plan, or all plans of a sweep.
+    fn hash(&self) -> String {
+        match self.cases.as_slice() {
+            [] => self.plan.hash(),
+            cases => cases.iter().map(|case| case.plan.hash()).collect::<Vec<_>>().join("+"),
+        }
     }
 
     /// Prints what would happen.
-    fn show(&self, out: &Path, slurm: &Slurm) -> Result<(), Failure> {
+    pub(crate) fn show(&self, out: &Path, slurm: &Slurm) -> Result<(), Failure> {
         let script = self.request.script(out, &self.program);
         let mut text = format!("# job folder: {}\n# {}\n{script}", out.display(), job::script_path(out).display());
         text.push_str("\n# submission\n");
@@ -93,8 +146,20 @@ impl<'a> Job<'a> {
     fn step_lines(&self, out: &Path) -> Result<Vec<String>, Failure> {
         let allocation =
             tandem_launch::slurm::Allocation::imagined(&self.plan, self.settings.clone(), self.server_env(), self.args.calls.slurm());
-        let lines = allocation.command_lines(&self.plan, out, &self.program).or_exit(Exit::Infeasible)?;
-        Ok(lines.iter().map(|argv| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")).collect())
+        let quoted = |argv: &Vec<String>| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        let lines = |plan: &Plan| -> Result<Vec<String>, Failure> {
+            let lines = allocation.command_lines(plan, out, &self.program).or_exit(Exit::Infeasible)?;
+            Ok(lines.iter().map(quoted).collect())
+        };
+        if self.cases.is_empty() {
+            return lines(&self.plan);
+        }
+        let mut all = Vec::new();
+        for case in &self.cases {
+            all.push(format!("# case-{}: {} load points", case.number, case.plan.load.points.len()));
+            all.extend(lines(&case.plan)?);
+        }
+        Ok(all)
     }
 
     /// Slurm's own opinion; it needs the script as a file.
@@ -128,14 +193,20 @@ impl<'a> Job<'a> {
         self.refuse_a_twin(&slurm)?;
         let folder = RunFolder::create(out)?;
         let root = folder.root();
-        folder.write("plan.json", serde_json::to_string_pretty(&self.plan).or_exit(Exit::Bug)?.as_bytes())?;
-        for (name, text) in render_configs(&self.plan, &[]) {
-            folder.write(&name, text.as_bytes())?;
+        if self.cases.is_empty() {
+            folder.write("plan.json", serde_json::to_string_pretty(&self.plan).or_exit(Exit::Bug)?.as_bytes())?;
+            for (name, text) in render_configs(&self.plan, &[]) {
+                folder.write(&name, text.as_bytes())?;
+            }
+        }
+        for case in &self.cases {
+            folder.write(&sweep::plan_name(case.number), serde_json::to_string_pretty(&case.plan).or_exit(Exit::Bug)?.as_bytes())?;
         }
         let script = self.request.script(root, &self.program);
         let description = json!({
             "argv": argv, "settings": self.settings.to_json(), "token": self.request.token,
             "env": self.env.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect::<serde_json::Map<_, _>>(),
+            "cases": self.cases.iter().map(|case| case.number).collect::<Vec<_>>(),
             "retry_of": retry_of.map(|path| path.display().to_string()),
         });
         folder.write("job/job.json", format!("{description:#}\n").as_bytes())?;
@@ -145,8 +216,13 @@ impl<'a> Job<'a> {
             folder: root.to_owned(),
             job_id,
             recipe: self.plan.recipe.clone(),
-            plan_hash: self.plan.hash(),
+            plan_hash: self.hash(),
             submitted_ns: wall_ns(),
+            workload: self.workload.clone().map(|workload| WorkloadJob {
+                log_dir: root.join("logs"),
+                config: job_id.map(|id| root.join(format!("llmb-config_{id}.yaml"))),
+                ..workload
+            }),
         };
         history::append(&entry);
         let id = job_id.map_or_else(|| "submitted without an answer".to_owned(), |id| format!("job {id}"));
@@ -186,7 +262,7 @@ impl<'a> Job<'a> {
         if self.args.again {
             return Ok(());
         }
-        let hash = self.plan.hash();
+        let hash = self.hash();
         let twin = history::newest(50)
             .into_iter()
             .filter(|entry| entry.plan_hash == hash)
@@ -228,12 +304,6 @@ fn server_env(flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
         }),
     };
     flags.iter().map(one).collect()
-}
-
-/// Whether the value of a variable must not be shown or written.
-pub(crate) fn is_secret(name: &str) -> bool {
-    let name = name.to_uppercase();
-    ["KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"].iter().any(|part| name.contains(part))
 }
 
 fn shown<'v>(name: &str, value: &'v str) -> &'v str {
@@ -280,8 +350,7 @@ impl Options {
         let mut options: Vec<(String, String)> =
             named.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect();
         for option in &args.option {
-            let (name, value) =
-                option.split_once('=').ok_or_else(|| Failure::message(Exit::Usage, format!("--option {option}: NAME=VALUE")))?;
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
             options.push((name.trim_start_matches('-').to_owned(), value.to_owned()));
         }
         let has_gpus = plan.hardware.gpu_type != GpuType::Cpu;
