@@ -246,7 +246,7 @@ fn shared(contention: f64) -> Simulated {
     for w in &mut deployed.workers {
         w.costs = StepCosts::Linear(LinearCosts { contention, ..LinearCosts::from(MODELED) });
     }
-    simulate(&deployed, &driven(8, 200)).unwrap()
+    simulate(&deployed, &driven(8, 200)).expect("a finished run")
 }
 
 #[test]

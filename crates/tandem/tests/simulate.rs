@@ -125,7 +125,7 @@ fn measured_on_a_cluster(dir: &Path, name: &str, concurrency: u32, slower: f64) 
         "--set",
         "MULTI_ROUND=3",
         "--out",
-        run.to_str().unwrap(),
+        run.to_str().expect("a finished run"),
     ]);
     assert!(done.status.success(), "{}", stderr(&done));
     let mut result = result(&run);
@@ -136,12 +136,12 @@ fn measured_on_a_cluster(dir: &Path, name: &str, concurrency: u32, slower: f64) 
         {
             let before = summary[metric].clone();
             for stat in stats {
-                summary[metric][stat] = (before[stat].as_f64().unwrap() * factor).into();
+                summary[metric][stat] = (before[stat].as_f64().expect("a finished run") * factor).into();
             }
         }
     };
-    result["points"].as_array_mut().unwrap().iter_mut().for_each(|point| scale(&mut point["summary"]));
-    fs::write(run.join("result.json"), result.to_string()).unwrap();
+    result["points"].as_array_mut().expect("a finished run").iter_mut().for_each(|point| scale(&mut point["summary"]));
+    fs::write(run.join("result.json"), result.to_string()).expect("a finished run");
     run
 }
 

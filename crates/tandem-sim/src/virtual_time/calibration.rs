@@ -233,7 +233,13 @@ fn fit_at(steps: &[ObservedStep], contention: f64) -> (LinearCosts, f64) {
     for (&j, w) in used.iter().zip(&weights) {
         cost[j] = if j < 4 { w.max(0.0) } else { *w };
     }
-    let [step_us, prefill_token_us, decode_seq_us, attended_us, bends_us @ ..] = cost;
+    let [step_us, prefill_token_us, decode_seq_us, attended_us, mut bends_us @ ..] = cost;
+    // A row more never makes a step shorter, whatever the noise says.
+    let mut row_us = prefill_token_us.max(decode_seq_us);
+    for bend in &mut bends_us {
+        *bend = bend.max(-row_us);
+        row_us += *bend;
+    }
     let costs = LinearCosts { step_us, prefill_token_us, decode_seq_us, attended_us, bends_us, contention };
     let huber = |e: f64| if e.abs() <= OUTLIER { e * e / 2.0 } else { OUTLIER * (e.abs() - OUTLIER / 2.0) };
     let loss = steps.iter().map(|s| huber(error(&costs, s))).sum();
@@ -364,8 +370,8 @@ mod tests {
         };
         let workers = [(Phase::Prefill, vec![at(0, 10), at(30, 10)]), (Phase::Decode, vec![at(5, 3), at(9, 3), at(20, 3)])];
         let observed = Observed::new(&workers);
-        let beside: Vec<Vec<i64>> = observed.decode.iter().map(|s| s.beside_s.map(|t| (t * 1e3).round() as i64).to_vec()).collect();
-        assert_eq!(beside, [[0, 3, 0, 0], [2, 1, 0, 0], [3, 0, 0, 0]]);
+        let beside: Vec<[f64; 4]> = observed.decode.iter().map(|s| s.beside_s.map(|t| (t * 1e3).round())).collect();
+        assert_eq!(beside, [[0.0, 3.0, 0.0, 0.0], [2.0, 1.0, 0.0, 0.0], [3.0, 0.0, 0.0, 0.0]]);
         assert_eq!(observed.decode[1].gap_s, Some(0.001));
         assert!((observed.acceptance(6, 1).0 - 1.0).abs() < 1e-6 && observed.acceptance(3, 1).0 < 1e-6);
     }
