@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tandem_launch::job;
 use tandem_launch::slurm::request::quote;
 use tandem_launch::slurm::{Container, GpuRequest, JobRequest, Slurm, SlurmError, StepSettings, observe, text};
-use tandem_llmb::submission::is_secret;
+use tandem_llmb::submission::shown;
 use tandem_plan::{GpuType, Plan};
 use tandem_recipe::{Cluster, TextFile, render_configs, slurm_facts};
 
@@ -42,24 +42,37 @@ pub(crate) fn submit(args: &SubmitArgs) -> Result<(), Failure> {
     let plans = plans_of(&recipe)?;
     let Some(first) = plans.first() else { return Ok(()) };
     let base = args.run.out.clone().unwrap_or_else(|| RunFolder::default_path(first.load.isl, first.load.osl));
+    let mut folders = Vec::new();
+    for_each_job(args, plans, &base, |job, out| {
+        if args.dry_run {
+            return job.show(&std::path::absolute(out).or_exit(Exit::Artifact)?, &args.calls.slurm());
+        }
+        folders.push(job.submit(out, std::env::args().collect(), None)?);
+        Ok(())
+    })?;
+    if args.wait { status::wait_for_all(&folders, &args.calls.slurm()) } else { Ok(()) }
+}
+
+/// The jobs of `plans`, one after the other, each with its folder: `base`, or one of a sweep below it.
+pub(crate) fn for_each_job(
+    args: &SubmitArgs,
+    plans: Vec<Plan>,
+    base: &Path,
+    mut act: impl FnMut(Job<'_>, &Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let is_sweep = sweep::is_sweep(&args.run, plans.len());
-    let cases = sweep::cases(&args.run, plans, &base);
+    let cases = sweep::cases(&args.run, plans, base);
     let groups: Vec<Vec<Case>> = match args.jobs {
         JobsArg::One => Some(cases).filter(|cases| !cases.is_empty()).into_iter().collect(),
         JobsArg::Each => cases.into_iter().map(|case| vec![case]).collect(),
     };
-    let mut folders = Vec::new();
     for cases in groups {
         // The runs of a sweep lie side by side, and the folders of its jobs beside them.
-        let out = if is_sweep { sweep::fresh_job(&base) } else { base.clone() };
+        let out = if is_sweep { sweep::fresh_job(base) } else { base.to_owned() };
         let job = if is_sweep { Job::of_sweep(args, cases)? } else { Job::of_cases(args, cases)? };
-        if args.dry_run {
-            job.show(&std::path::absolute(&out).or_exit(Exit::Artifact)?, &args.calls.slurm())?;
-        } else {
-            folders.push(job.submit(&out, std::env::args().collect(), None)?);
-        }
+        act(job, &out)?;
     }
-    if args.wait { status::wait_for_all(&folders, &args.calls.slurm()) } else { Ok(()) }
+    Ok(())
 }
 
 /// A plan and everything that its job needs to know.
@@ -304,10 +317,6 @@ fn server_env(flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
         }),
     };
     flags.iter().map(one).collect()
-}
-
-fn shown<'v>(name: &str, value: &'v str) -> &'v str {
-    if is_secret(name) { "(not shown)" } else { value }
 }
 
 fn quoted_env(slurm: &[String], job: &[(String, String)]) -> String {
