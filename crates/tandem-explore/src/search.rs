@@ -261,6 +261,15 @@ impl Exploration {
                 of(slow.len())
             ));
         }
+        for name in ["ISL", "OSL"] {
+            let mut lengths: Vec<&str> =
+                self.simulated.iter().flat_map(|p| &p.knobs).filter(|(knob, _)| knob == name).map(|(_, value)| value.as_str()).collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            if lengths.len() > 1 {
+                remarks.push(format!("{name} varies: points with less to do look better, so a frontier of one {name} says more"));
+            }
+        }
         let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
         frontier.iter().flat_map(|p| &p.prediction.extrapolates).for_each(|reason| *reasons.entry(reason.as_str()).or_insert(0) += 1);
         remarks.extend(reasons.into_iter().map(|(reason, n)| format!("extrapolated for {}: {reason}", of(n))));

@@ -111,10 +111,15 @@ fn pricer(args: &ExploreArgs, space: &mut Space) -> Result<Pricer, Failure> {
     })
 }
 
+/// A thread for each core, as far as there is work.
+fn n_threads(n_pieces: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(n_pieces)
+}
+
 /// Screens every point, a stretch of the space at a time on each core.
 fn screen_all(space: &Space, pricer: &Pricer) -> Screening {
     let n = space.len();
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(n.div_ceil(STRETCH));
+    let n_threads = n_threads(n.div_ceil(STRETCH));
     let next = AtomicUsize::new(0);
     let mut tick = progress("screened", n);
     let mut stretches: BTreeMap<usize, Screening> = BTreeMap::new();
@@ -208,31 +213,45 @@ impl Search {
 
     /// Simulates the points that were not simulated before; each is kept as soon as it is there.
     fn simulate(&mut self, points: &[Screened]) -> Result<Vec<Simulated>, Failure> {
-        let mut simulated = Vec::with_capacity(points.len());
+        let mut found = Vec::with_capacity(points.len());
         for point in points {
             let variant = self.space.variant(point.index).map_err(|why| Failure::message(Exit::Bug, why))?;
             let plan: Plan = variant.plan(&read).or_exit(Exit::Bug)?;
             let variant = variant.clone();
-            let key = State::key(&plan);
-            let state = self.state.get_or_insert_with(|| State::new(&self.pricer));
-            let prediction = match state.get(&key) {
-                Some(prediction) => {
-                    self.n_resumed += 1;
-                    prediction.clone()
-                }
-                None => {
-                    let Some(prediction) = self.pricer.predict(&plan).into_iter().next() else { continue };
-                    let line = state.put(&key, prediction.clone());
-                    if let Some(out) = &self.out {
-                        append(&out.join(STATE), &line)?;
-                    }
-                    prediction
-                }
-            };
-            let knobs = self.space.knobs(&variant);
-            simulated.push(Simulated { screened: *point, knobs, key, prediction, meets: true, on_frontier: false });
+            found.push((*point, self.space.knobs(&variant), State::key(&plan), plan));
         }
-        Ok(simulated)
+        let mut state = self.state.take().unwrap_or_else(|| State::new(&self.pricer));
+        let open: Vec<(&str, &Plan)> =
+            found.iter().filter(|(.., key, _)| state.get(key).is_none()).map(|(.., key, plan)| (key.as_str(), plan)).collect();
+        self.n_resumed = found.len() - open.len();
+        let (n_threads, next, pricer) = (n_threads(open.len()), AtomicUsize::new(0), &self.pricer);
+        let kept = std::thread::scope(|scope| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            for _ in 0..n_threads {
+                let (sender, next, open) = (sender.clone(), &next, &open);
+                scope.spawn(move || {
+                    while let Some((key, plan)) = open.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let Some(prediction) = pricer.predict(plan).into_iter().next() else { continue };
+                        if sender.send((*key, prediction)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            // Kept one by one, so that whoever stops this loses little.
+            receiver.into_iter().try_for_each(|(key, prediction)| {
+                let line = state.put(key, prediction);
+                self.out.as_ref().map_or(Ok(()), |out| append(&out.join(STATE), &line))
+            })
+        });
+        let simulated = found.into_iter().filter_map(|(screened, knobs, key, _)| {
+            let prediction = state.get(&key)?.clone();
+            Some(Simulated { screened, knobs, key, prediction, meets: true, on_frontier: false })
+        });
+        let simulated = simulated.collect();
+        self.state = Some(state);
+        kept.map(|()| simulated)
     }
 }
 
