@@ -32,7 +32,7 @@ pub use prompts::lengths::Lengths;
 pub use prompts::requests::payloads;
 pub use prompts::texts::{ByteTexts, Texts};
 pub use run::{LoadReport, run};
-pub use spec::{LoadSpec, Prefix, Prompts, Timeouts, Turns};
+pub use spec::{Keep, LoadSpec, Prefix, Prompts, Timeouts, Turns};
 pub use stop::{Stop, StopSignal};
 pub use target::Target;
 pub use transport::request::ApiKey;

@@ -462,7 +462,7 @@ pub(crate) struct CalibrateArgs {
     #[arg(long, value_name = "CSV", required_unless_present = "from_run")]
     pub(crate) rows: Option<PathBuf>,
     /// Run folders of the embedded engine: fits what its steps cost here, for `tandem simulate --calibration`
-    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source"])]
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source", "assignments"])]
     pub(crate) from_run: Vec<PathBuf>,
     /// Where the constants go
     #[arg(long, value_name = "FILE")]
@@ -470,6 +470,9 @@ pub(crate) struct CalibrateArgs {
     /// What the file says about where the rows come from
     #[arg(long, value_name = "TEXT", default_value = "rows given by the user")]
     pub(crate) source: String,
+    /// Assignments of configurations to the five folds that are examined: one can be lucky
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) assignments: u64,
     /// Fit only; skip the tables of errors on rows that were not fitted (and the intervals that come from them)
     #[arg(long)]
     pub(crate) fit_only: bool,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 use tandem_load::health::ClientHealth;
 use tandem_load::pacing::Arrivals;
-use tandem_load::{ApiKey, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
+use tandem_load::{ApiKey, Keep, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
 use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, Stimulus, render_point};
 use tandem_metrics::{Load, PointTelemetry, Reason, Verdict};
 use tandem_plan::{LoadPoint, Nanos, Plan};
@@ -136,6 +136,7 @@ impl Point {
         spec.timeouts.grace = Nanos::from(ask.grace);
         spec.api_key = ask.api_key.clone().map(ApiKey::new);
         ask.network.apply(&mut spec)?;
+        spec.keep = Keep { exchanges: ask.telemetry.raw_export, text_tokens: ask.telemetry.genai_perf_compat };
         spec.check().or_exit(Exit::Usage)?;
         let texts = TokenTexts::new(tokenizer::load(ask.tokenizer_dir.as_deref())?)?;
         let load = Load {
@@ -196,7 +197,8 @@ impl Point {
         // Records count their points within one call of the load generator.
         report.records.iter_mut().for_each(|record| record.point = u32::try_from(self.index).unwrap_or(u32::MAX));
         self.note_what_was_sent(&report);
-        let artifacts = render_point(&report.records, &self.context(&report)?);
+        let exchanges = report.exchanges.take();
+        let artifacts = render_point(&report.records, &PointContext { exchanges, ..self.context(&report)? });
         Ok(Measured { artifacts, reasons: client_reasons(&report, &self.spec), event: health_json(&report.health) })
     }
 
@@ -242,6 +244,7 @@ impl Point {
             payloads,
             telemetry: None,
             measured: self.measured(report),
+            exchanges: None,
             options: self.telemetry.options(),
         })
     }
