@@ -67,6 +67,16 @@ impl Simulated {
         Corner { x: per_user(&self.prediction.tpot).value, y: self.prediction.tokens_per_gpu.value }
     }
 
+    pub(crate) fn figures(&self) -> Figures {
+        let corner = self.corner();
+        Figures {
+            per_gpu: corner.y,
+            per_user: corner.x,
+            ttft_s: self.prediction.ttft_median.value,
+            ttft_p99_s: Some(self.prediction.ttft_p99.value),
+        }
+    }
+
     /// Tokens/s/user with its interval.
     #[must_use]
     pub fn per_user(&self) -> Interval {
@@ -205,13 +215,7 @@ pub struct Exploration {
 #[must_use]
 pub fn explored(mut simulated: Vec<Simulated>, limits: &Limits) -> Vec<Simulated> {
     for point in &mut simulated {
-        let corner = point.corner();
-        let figures = Figures {
-            per_gpu: corner.y,
-            per_user: corner.x,
-            ttft_s: point.prediction.ttft_median.value,
-            ttft_p99_s: Some(point.prediction.ttft_p99.value),
-        };
+        let figures = point.figures();
         point.meets = limits.slos.iter().all(|slo| slo.miss(&figures) <= 1.0);
         point.on_frontier = false;
     }

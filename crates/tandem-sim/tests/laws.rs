@@ -155,7 +155,7 @@ fn drafts_that_are_never_accepted_are_never_faster() {
         s.mtp = rng.random_range(1..=3);
         let drafting = model.deployment_holding(&s, factors, tokens);
         let (a, b) = (screened(&plain, &s.load), screened(&drafting, &s.load));
-        assert!(b.output_rate <= a.output_rate * (1.0 + 1e-6) && b.tpot >= a.tpot * (1.0 - 1e-6), "{i}: {a:?} {b:?} {s:?}");
+        assert!(b.output_rate <= a.output_rate * (1.0 + 1e-5) && b.tpot >= a.tpot * (1.0 - 1e-5), "{i}: {a:?} {b:?} {s:?}");
         let (a, b) = (simulated(&plain, &s.load), simulated(&drafting, &s.load));
         // Requests that meet in other batches make a run a little longer or shorter.
         let (rates, tpots) = (b.output_rate / a.output_rate, b.tpot.median / a.tpot.median);

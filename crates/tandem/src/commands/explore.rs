@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context;
 use tandem_explore::{
     Axes, Exploration, Expression, Limits, Measured, Pricer, Screened, Screening, Simulated, Slo, Space, State, band, explored, nearest,
-    propose, screen,
+    nearest_simulated, propose, screen,
 };
 use tandem_plan::Plan;
 
@@ -25,19 +25,24 @@ use crate::exit::{Exit, Failure, OrExit};
 
 /// Points of a space, at most: some minutes of screening.
 const MAX_POINTS: usize = 20_000_000;
+/// How a condition looks.
+const CONDITION_FORM: &str = "for example --where \"GEN_GPUS<=32 && NCTX>=NGEN\"; `tandem list` and docs/reference/knobs.md name the knobs";
 /// Points that a core screens at a time.
 const STRETCH: usize = 2048;
+/// What can be varied how.
+const AXIS_FORMS: &str = "an axis is --set NAME=A,B,C, NAME=LO..HI, NAME=LO..HI:STEP or NAME=LO..HI:xFACTOR; a knob that follows from others is \
+                          --set NAME=OTHER*2; `tandem plan --explain NAME` tells a knob's values";
 /// Predictions from before, below the output folder.
 const STATE: &str = "state.jsonl";
 
 pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
-    let axes = Axes::parse(&args.recipe.sets).or_exit(Exit::Usage)?;
+    let axes = Axes::parse(&args.recipe.sets).or_exit(Exit::Usage).map_err(|failure| failure.with_hint(AXIS_FORMS))?;
     args.recipe.sets.clone_from(&axes.rest);
     let axes_rest = axes.rest.clone();
     let limits = limits(&args)?;
     let recipe = recipe::load(&args.recipe)?;
     let about = about(&args, &axes);
-    let mut space = Space::new(&recipe, axes, limits).or_exit(Exit::Usage)?;
+    let mut space = Space::new(&recipe, axes, limits).or_exit(Exit::Usage).map_err(|failure| failure.with_hint(CONDITION_FORM))?;
     if space.len() > MAX_POINTS {
         let message = format!("{} points are more than {MAX_POINTS}", space.len());
         return Err(Failure::message(Exit::Usage, message).with_hint("shorten an axis, or give it a step: --set CONCURRENCY=64..4096:x2"));
@@ -54,12 +59,21 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let mut search = Search { space, pricer, state: None, out: args.out.clone(), n_resumed: 0 };
     search.open()?;
     let began = std::time::Instant::now();
-    let chosen = band(&screening.points, args.band / 100.0, args.simulate);
+    let chosen = band(&screening.points, args.band / 100.0, usize::try_from(args.simulate).unwrap_or(usize::MAX));
     let points: Vec<Screened> = chosen.iter().map(|&i| screening.points[i]).collect();
     let simulated = search.simulate(&points)?;
     let simulate_s = began.elapsed().as_secs_f64();
     let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
     let simulated = explored(simulated, &search.space.limits);
+    if let Some(advice) = nearest_simulated(&simulated, &search.space.limits.slos) {
+        let message = format!(
+            "{} points passed the screen, but none of the {} simulated ones meets the SLOs",
+            screening.points.len(),
+            simulated.len()
+        );
+        return Err(Failure::message(Exit::Infeasible, message)
+            .with_hint(format!("nearest change: {advice}; or more points with --simulate and --band")));
+    }
     let proposals = propose(&simulated, &measured, args.propose);
     let result = Exploration {
         recipe: recipe.name.clone(),
@@ -93,8 +107,13 @@ fn given(args: &ExploreArgs, rest: &[String]) -> Vec<String> {
 }
 
 fn limits(args: &ExploreArgs) -> Result<Limits, Failure> {
-    let conditions = args.conditions.iter().map(|text| Expression::parse(text)).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
-    let slos = args.slo.iter().map(|text| text.parse::<Slo>()).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
+    if !args.band.is_finite() || args.band < 0.0 {
+        return Err(Failure::message(Exit::Usage, "--band is a share of the frontier in percent, 0 or more").with_hint("--band 15"));
+    }
+    let conditions = args.conditions.iter().map(|text| Expression::parse(text)).collect::<Result<_, _>>();
+    let conditions = conditions.or_exit(Exit::Usage).map_err(|failure| failure.with_hint(CONDITION_FORM))?;
+    let slos = args.slo.iter().map(|text| text.parse::<Slo>()).collect::<Result<_, _>>();
+    let slos = slos.or_exit(Exit::Usage).map_err(|failure| failure.with_hint("for example --slo tpot:30,ttft:5000"))?;
     Ok(Limits { max_gpus: args.max_gpus, conditions, slos })
 }
 
