@@ -413,17 +413,17 @@ pub(crate) struct ExploreArgs {
     #[arg(long = "where", value_name = "CONDITION")]
     pub(crate) conditions: Vec<String>,
     /// GPUs that a deployment may take
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_gpus: Option<u32>,
     /// Service levels: tpot, ttft (median), ttft_p99 in ms, at most; tokens_per_user, tokens_per_gpu, at least
     #[arg(long, value_name = "METRIC:LIMIT", value_delimiter = ',')]
     pub(crate) slo: Vec<String>,
     /// Simulate the points that the screen puts within this many percent of its frontier
-    #[arg(long, value_name = "PERCENT", default_value_t = 15.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, allow_negative_numbers = true)]
     pub(crate) band: f64,
     /// Points to simulate, at most
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    pub(crate) simulate: usize,
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) simulate: u32,
     /// Points to propose for measuring
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) propose: usize,
