@@ -187,6 +187,9 @@ pub(crate) struct PlanArgs {
     /// Print the plan as JSON (a list when the recipe sweeps over several deployments)
     #[arg(long)]
     pub(crate) json: bool,
+    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
     /// Say what a knob is, its value, and which layer set it
     #[arg(long, value_name = "NAME", conflicts_with = "json")]
     pub(crate) explain: Option<String>,
@@ -468,6 +471,9 @@ pub(crate) struct SimulateArgs {
     /// What the engine's steps cost, from `tandem calibrate --from-run`; the CPU engine needs it
     #[arg(long, value_name = "FILE")]
     pub(crate) calibration: Option<PathBuf>,
+    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
     /// A fault: worker-lost:NAME@SECONDSs, slow-rank:NAMExFACTOR, slow-link:xFACTOR
     #[arg(long, value_name = "FAULT")]
     pub(crate) inject: Vec<String>,
@@ -490,9 +496,13 @@ pub(crate) struct CalibrateArgs {
     /// Measured rows, in the form that `tandem evaluate` reads
     #[arg(long, value_name = "CSV", required_unless_present = "from_run")]
     pub(crate) rows: Option<PathBuf>,
-    /// Run folders of the embedded engine: fits what its steps cost here, for `tandem simulate --calibration`
-    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source", "assignments"])]
+    /// Run folders. Of the embedded engine: fits what its steps cost here, for `tandem simulate --calibration`. Of a cluster: refits the
+    /// performance model to it, for `--constants`; three load points or more give intervals of their own
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source", "assignments", "unseen"])]
     pub(crate) from_run: Vec<PathBuf>,
+    /// Constants that runs of a cluster are compared with (default: those that ship)
+    #[arg(long, value_name = "FILE", requires = "from_run")]
+    pub(crate) constants: Option<PathBuf>,
     /// Where the constants go
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
@@ -502,6 +512,9 @@ pub(crate) struct CalibrateArgs {
     /// Assignments of configurations to the five folds that are examined: one can be lucky
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub(crate) assignments: u64,
+    /// Writes the first assignment's predictions of rows that were not fitted, in the form of `tandem evaluate --json`
+    #[arg(long, value_name = "FILE", conflicts_with = "fit_only")]
+    pub(crate) unseen: Option<PathBuf>,
     /// Fit only; skip the tables of errors on rows that were not fitted (and the intervals that come from them)
     #[arg(long)]
     pub(crate) fit_only: bool,
