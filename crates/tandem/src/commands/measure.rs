@@ -184,8 +184,10 @@ impl Point {
         say(&started);
         append_line(&self.bench_log, &started);
         let mut progress = Progress::start(label.clone(), self.spec.n_total());
+        let session = self.session.clone();
         let mut show = |s: &tandem_load::Snapshot| {
-            if let Some(line) = progress.show(s) {
+            let power = session.as_ref().and_then(|session| session.gpu_power_w());
+            if let Some(line) = progress.show(s, power) {
                 append_line(&self.bench_log, &line);
             }
         };
