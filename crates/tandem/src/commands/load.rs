@@ -85,6 +85,7 @@ impl Run<'_> {
             extra_inputs: self.extra_inputs.clone(),
             request_timeout: Duration::from_secs(args.request_timeout),
             grace: Duration::from_secs(args.grace),
+            no_progress: super::measure::NO_PROGRESS,
             network: args.network.clone(),
             telemetry: args.telemetry.clone(),
             session: self.session.clone(),
