@@ -190,11 +190,13 @@ impl Point {
         append_line(&self.bench_log, &started);
         let mut progress = Progress::start(label.clone(), self.spec.n_total());
         let mut watchdog = Watchdog::new(Duration::from_nanos(self.spec.timeouts.no_progress.0));
+        let session = self.session.clone();
         let mut show = |s: &tandem_load::Snapshot| {
             if watchdog.has_hung(s, Instant::now()) {
                 stop.stop_now();
             }
-            if let Some(line) = progress.show(s) {
+            let power = session.as_ref().and_then(|session| session.gpu_power_w());
+            if let Some(line) = progress.show(s, power) {
                 append_line(&self.bench_log, &line);
             }
         };
