@@ -168,7 +168,8 @@ def measure(args, name, case, tool, workers):
 
 def figures_of(records, emitted):
     """What a tool's records say of each request beside what the server did."""
-    ok = [r for r in records if not r.get("error") and r["metadata"]["benchmark_phase"] == "profiling"]
+    measured = [r for r in records if r["metadata"]["benchmark_phase"] == "profiling"]
+    ok = [r for r in measured if not r.get("error")]
     pairs = [(r, emitted[r["metadata"]["x_request_id"]]) for r in ok if r["metadata"]["x_request_id"] in emitted]
     if not pairs:
         raise SystemExit("no request of the tool is in the server's log")
@@ -183,7 +184,7 @@ def figures_of(records, emitted):
     with_itl = [(r, e) for r, e in pairs if "inter_token_latency" in r["metrics"] and len(e["writes_ns"]) > 1]
     itl_error = [r["metrics"]["inter_token_latency"]["value"] - (e["writes_ns"][-1] - e["writes_ns"][0]) / 1e6 / (len(e["writes_ns"]) - 1) for r, e in with_itl]
     return {
-        "n_requests": len(pairs), "n_failed": len(records) - len(ok), "n_unmatched": len(ok) - len(pairs), "span_s": span_s,
+        "n_requests": len(pairs), "n_failed": len(measured) - len(ok), "n_unmatched": len(ok) - len(pairs), "span_s": span_s,
         "requests_per_s": len(pairs) / span_s, "chunks_per_s": n_chunks / span_s,
         "in_flight": sum(e["writes_ns"][-1] - e["arrived_ns"] for _, e in pairs) / 1e9 / span_s,
         "ttft_ms": spread(reported("time_to_first_token")), "itl_ms": spread(reported("inter_token_latency")),

@@ -76,8 +76,8 @@ fn energy_by_role_reaches_every_file() {
     assert!(report.status.success(), "{}", stderr(&report));
     let page = fs::read_to_string(page).unwrap();
     assert!(page.contains("GPU power, by role") && page.contains("GPU memory temperature, by role"));
-    let markdown = String::from_utf8(report.stdout).unwrap();
-    assert!(markdown.contains("| together | 2 |"), "{markdown}");
+    let markdown = output(&["report", out.to_str().unwrap(), "--markdown"]);
+    assert!(String::from_utf8_lossy(&markdown.stdout).contains("| together | 2 |"), "{}", stderr(&markdown));
 }
 
 fn check_with_the_independent_script(out: &Path) {
