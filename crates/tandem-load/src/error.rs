@@ -1,7 +1,6 @@
 //! What can stop a load run before it has records. A request's failure is never one of these: it is its record's outcome.
 
 use std::io;
-use std::net::SocketAddr;
 
 use thiserror::Error;
 
@@ -37,7 +36,7 @@ pub enum LoadError {
     #[error("failed to connect to {address}")]
     Unreachable {
         /// The last address tried.
-        address: SocketAddr,
+        address: String,
         /// Its error.
         #[source]
         source: io::Error,

@@ -142,6 +142,12 @@ pub struct ReceiveHealth {
     pub n_reads: u64,
     /// Reads without a kernel stamp, which got the clock's.
     pub n_unstamped_reads: u64,
+    /// Requests that left whole.
+    pub n_sends: u64,
+    /// Of these, requests without a kernel stamp, which got the time after their last write.
+    pub n_unstamped_sends: u64,
+    /// Time from a request's start (before its first write) to its last byte's leaving this host.
+    pub send_time: LagHistogram,
     /// Bytes read.
     pub n_bytes: u64,
     /// Time from the kernel's stamp to the end of the read: how far the receive thread is behind.
@@ -176,6 +182,9 @@ impl ReceiveHealth {
     pub fn merged(mut self, other: &Self) -> Self {
         self.n_reads += other.n_reads;
         self.n_unstamped_reads += other.n_unstamped_reads;
+        self.n_sends += other.n_sends;
+        self.n_unstamped_sends += other.n_unstamped_sends;
+        self.send_time.merge(&other.send_time);
         self.n_bytes += other.n_bytes;
         self.read_lag.merge(&other.read_lag);
         self.wall_drift_max = self.wall_drift_max.max(other.wall_drift_max);
@@ -195,11 +204,21 @@ impl ReceiveHealth {
     /// Where the stamps came from: `kernel`, `clock`, or `mixed`.
     #[must_use]
     pub fn stamp_source(&self) -> &'static str {
-        match self.n_unstamped_reads {
-            0 if self.n_reads > 0 => "kernel",
-            n if n < self.n_reads => "mixed",
-            _ => "clock",
-        }
+        source(self.n_reads, self.n_unstamped_reads)
+    }
+
+    /// Where the send stamps came from: `kernel`, `clock` (the time after a request's last write), or `mixed`.
+    #[must_use]
+    pub fn send_stamp_source(&self) -> &'static str {
+        source(self.n_sends, self.n_unstamped_sends)
+    }
+}
+
+fn source(n: u64, n_unstamped: u64) -> &'static str {
+    match n_unstamped {
+        0 if n > 0 => "kernel",
+        unstamped if unstamped < n => "mixed",
+        _ => "clock",
     }
 }
 

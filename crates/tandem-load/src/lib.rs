@@ -34,5 +34,6 @@ pub use prompts::texts::{ByteTexts, Texts};
 pub use run::{LoadReport, run};
 pub use spec::{LoadSpec, Prefix, Prompts, Timeouts, Turns};
 pub use stop::{Stop, StopSignal};
-pub use target::Target;
+pub use target::{Proxy, Target};
 pub use transport::request::ApiKey;
+pub use transport::tls::TlsOptions;

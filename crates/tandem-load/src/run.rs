@@ -31,6 +31,7 @@ use crate::transport::desk::Desk;
 use crate::transport::outbox::outbox;
 use crate::transport::receive::{ReceiveConfig, Receiver, receive};
 use crate::transport::request::RequestHead;
+use crate::transport::route::Route;
 use crate::transport::supply::supply;
 use crate::transport::turns::{TurnQueue, turns};
 
@@ -81,10 +82,10 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
     let n_repeated = Arc::new(AtomicU32::new(0));
     let scripts = Arc::new(Scripts::default());
     let requests = Requests::new(spec, texts.clone(), n_repeated.clone(), scripts.clone())?;
-    let address = spec.target.reachable_address(spec.timeouts.connect.into())?;
     allow_open_files(spec)?;
+    let route = Route::find(&spec.target, &spec.tls, spec.timeouts.connect.into())?;
     let config = ReceiveConfig {
-        address,
+        route: Arc::new(route),
         max_in_flight: spec.n_slots(),
         n_open_first: spec.n_open_first(),
         n_ready: spec.n_open_first(),

@@ -13,6 +13,7 @@ use crate::prompts::trace::TraceRequest;
 use crate::target::Target;
 use crate::transport::http::Limits;
 use crate::transport::request::ApiKey;
+use crate::transport::tls::TlsOptions;
 
 /// Deadlines of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +114,9 @@ pub struct LoadSpec {
     pub limits: Limits,
     /// Connections at most, for loads without a cap.
     pub max_connections: u32,
-    /// Whether to use the kernel's receive stamps where it has them.
+    /// Whom `https://` trusts.
+    pub tls: TlsOptions,
+    /// Whether to use the kernel's stamps where it has them.
     pub kernel_stamps: bool,
     /// Threads that receive, each with its share of the connections; `None` = as many as the load and the machine's cores suggest.
     pub receive_threads: Option<u32>,
@@ -143,6 +146,7 @@ impl LoadSpec {
             timeouts: Timeouts::DEFAULT,
             limits: Limits::DEFAULT,
             max_connections: 4096,
+            tls: TlsOptions::default(),
             kernel_stamps: true,
             receive_threads: None,
         })
