@@ -41,6 +41,14 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// A client of a load from several cannot take part.
+    #[error("client {name}: {reason}")]
+    Client {
+        /// Its address.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// Prompts of the wanted length cannot be made with this tokenizer.
     #[error("failed to make prompts of {isl} tokens: {reason}")]
     Prompts {

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize};
 use tandem_metrics::{LoadPhase, Reason, RequestRecord, Verdict};
 use tandem_plan::Nanos;
 
 /// How the client itself fared in a run.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClientHealth {
     /// What the receive thread counted.
     pub receive: ReceiveHealth,
     /// CPU time of each thread of the run, by name.
+    #[serde(deserialize_with = "thread_times")]
     pub cpu: Vec<(&'static str, Duration)>,
     /// From the first request to the end of the last response.
     pub wall: Duration,
@@ -31,6 +33,17 @@ pub struct ClientHealth {
 }
 
 impl ClientHealth {
+    /// Adds how another client of the same load fared: sums, and the worse of what is no count. What records say of the load is not
+    /// merged, it follows from all records.
+    pub fn merge(&mut self, other: &Self) {
+        self.receive = std::mem::take(&mut self.receive).merged(&other.receive);
+        self.cpu.extend_from_slice(&other.cpu);
+        self.wall = self.wall.max(other.wall);
+        self.n_chunks += other.n_chunks;
+        self.n_clumped_chunks += other.n_clumped_chunks;
+        self.steal_share = self.steal_share.into_iter().chain(other.steal_share).reduce(f64::max);
+    }
+
     /// CPU time of all threads.
     #[must_use]
     pub fn cpu_total(&self) -> Duration {
@@ -135,8 +148,15 @@ pub(crate) const DECODE_THREAD: &str = "load-decode";
 /// Name of the prompt thread.
 pub(crate) const PROMPT_THREAD: &str = "load-prompts";
 
+/// Names of threads are those of this crate.
+fn thread_times<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(&'static str, Duration)>, D::Error> {
+    let times = Vec::<(String, Duration)>::deserialize(from)?;
+    let name = |name: &str| [RECEIVE_THREAD, DECODE_THREAD].into_iter().find(|n| *n == name).unwrap_or(PROMPT_THREAD);
+    Ok(times.iter().map(|(thread, time)| (name(thread), *time)).collect())
+}
+
 /// What the receive thread counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiveHealth {
     /// Reads that returned bytes.
     pub n_reads: u64,
@@ -223,7 +243,7 @@ fn source(n: u64, n_unstamped: u64) -> &'static str {
 }
 
 /// A histogram of waits: eight buckets to each power of two, so a bucket is 12 % wide at most.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LagHistogram {
     counts: Vec<u64>,
     n: u64,

@@ -214,8 +214,7 @@ pub(crate) struct LoadArgs {
     /// Seed of the prompts
     #[arg(long, default_value_t = 100)]
     pub(crate) seed: u64,
-    /// Fields of each request's body to set, as a JSON object; null leaves one out, as Dynamo 1.3 and later want it of
-    /// `{"nvext":null}`
+    /// Fields of each request's body to set, as a JSON object; null leaves one out, e.g. `{"min_tokens":null}` for a server that refuses it
     #[arg(long, value_name = "JSON")]
     pub(crate) extra_inputs: Option<String>,
     /// A request fails after this many seconds

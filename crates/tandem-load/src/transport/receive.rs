@@ -22,6 +22,7 @@ use super::socket::Socket;
 use super::timer::Timer;
 use super::turns::TurnQueue;
 use crate::clock::{Clock, WallOffset};
+use crate::gate::Gate;
 use crate::health::ReceiveHealth;
 use crate::pacing::Ticket;
 use crate::progress::Live;
@@ -60,13 +61,13 @@ pub(crate) struct ReceiveConfig {
 ///
 /// # Errors
 /// When the system refuses a poll.
-pub(crate) fn receive(mut receiver: Receiver) -> io::Result<ReceiveHealth> {
+pub(crate) fn receive(mut receiver: Receiver, gate: &dyn Gate) -> io::Result<ReceiveHealth> {
     let opened = receiver.open_first();
     if opened.is_err() {
         // The other threads wait for this one, and cannot carry the load without it.
         receiver.stop.stop_now();
     }
-    receiver.desk.start(&receiver.clock, receiver.config.n_ready);
+    receiver.desk.start(&receiver.clock, receiver.config.n_ready, gate);
     opened?;
     receiver.run()?;
     Ok(receiver.finish())
@@ -169,8 +170,6 @@ impl Receiver {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(1024);
         self.live.start(self.clock.now());
-        // Between opening and starting the run may have been told to stop.
-        self.look_at_stop(self.clock.now());
         self.dispatch();
         while self.n_in_flight > 0 || (self.cut_at.is_none() && (self.desk.n_left() > 0 || self.n_open_conversations() > 0)) {
             let wait = self.next_wait()?;
@@ -288,6 +287,8 @@ impl Receiver {
     /// Sends everything that may be sent now.
     fn dispatch(&mut self) {
         self.wake_at = None;
+        // Not only when deadlines are looked at: what ends in between would be replaced.
+        self.look_at_stop(self.clock.now());
         while self.cut_at.is_none() {
             let now = self.clock.now();
             match self.next_turn(now) {
@@ -591,10 +592,7 @@ impl Receiver {
         match self.stop.level() {
             Stop::No => {}
             Stop::Graceful => self.stop_sending(now),
-            Stop::Now => {
-                self.stop_sending(now);
-                self.cut_at = Some(now);
-            }
+            Stop::Now => self.cut_at = Some(self.cut_at.map_or(now, |cut| cut.min(now))),
         }
     }
 

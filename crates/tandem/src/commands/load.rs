@@ -11,7 +11,7 @@ use tandem_metrics::metrics::good_fraction;
 use tandem_metrics::{Reason, Verdict};
 use tandem_telemetry::{Roles, Session};
 
-use super::measure::{Ask, Count, Measured, Point, host_name, wall_ns};
+use super::measure::{Ask, Count, Measured, Point, host_name, number_repeats, wall_ns};
 use super::progress::say;
 use super::results::conclude;
 use super::run_folder::RunFolder;
@@ -107,9 +107,9 @@ impl Run<'_> {
             tokio::select! {
                 measured = &mut load => return measured.or_exit(Exit::Bug)?,
                 () = self.interrupts.next() => {
-                    say("interrupted: finishing what is in flight; once more to end now");
-                    self.interrupted = true;
                     stop.stop();
+                    self.interrupted = true;
+                    say("interrupted: finishing what is in flight; once more to end now");
                 }
             }
         }
@@ -119,7 +119,8 @@ impl Run<'_> {
     async fn sweep(mut self, started: u64) -> Result<(), Failure> {
         let mut points = Vec::new();
         for level in self.modes.levels(&self.args.modes, &self.args.concurrency) {
-            let measured = self.measure(level).await?;
+            let mut measured = self.measure(level).await?;
+            number_repeats(&points, &mut measured.artifacts);
             points.push(measured.artifacts);
             self.reasons.extend(measured.reasons);
             if self.interrupted {
