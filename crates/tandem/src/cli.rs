@@ -8,7 +8,7 @@ use tandem_plan::GpuType;
 use crate::cli_jobs::{CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, WatchArgs};
 use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
-use crate::selftest_args::LoadCommand;
+use crate::selftest_args::{ClientArgs, LoadCommand};
 use crate::telemetry_args::TelemetryArgs;
 
 /// Deploys, drives and measures disaggregated LLM inference.
@@ -180,10 +180,12 @@ Examples (each also with --url and --model):
   tandem load … --isl 4096 --prefix-len 3072 --prefix-pool 8  prompts that share beginnings
   tandem load … --prompts sharegpt.json --turns 2-6 --think-time lognormal:3000,2000
   tandem load … --search concurrency --goodput ttft:2000,itl:30 --goodput-fraction 0.95
+  tandem load --url https://host … --ca-file ca.pem           or unix:/path/of/socket, or --proxy http://proxy:3128
+  tandem load … --concurrency 4096 --clients 2                one load from two processes; or from agents on other hosts
 
 Ctrl-C once stops sending, finishes what is in flight, writes what there is, marked partial; twice ends at once.")]
 pub(crate) struct LoadArgs {
-    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000 (needed)
+    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000, https://host, or unix:/path/of/socket (needed)
     // Required by `load` itself: the tools below `tandem load` do without.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) url: String,
@@ -227,6 +229,8 @@ pub(crate) struct LoadArgs {
     pub(crate) modes: ModeArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) clients: ClientArgs,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArgs,
     /// GPUs behind the endpoint, for the throughput per GPU

@@ -234,3 +234,128 @@ fn a_server_that_refuses_a_field_is_told_apart_with_what_to_pass() {
     assert!(stderr(&done).contains(r#"--extra-inputs '{"min_tokens":null}'"#), "{}", stderr(&done));
     assert_eq!(read_json(&dir.path().join("run/result.json"))["validity"], "invalid");
 }
+
+/// One load from clients, and its records.
+fn from_clients(server: &PacedServer, args: &[&str]) -> (std::process::Output, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = tandem();
+    command.args(["load", "--url", &server.url(), "--model", "m", "--requests", "24", "--isl", "32", "--osl", "3", "--out"]);
+    command.arg(dir.path().join("run")).args(args);
+    (command.output().unwrap(), dir)
+}
+
+#[test]
+fn several_processes_make_one_run_of_all_their_records() {
+    let server = paced();
+    let (done, dir) = from_clients(&server, &["--clients", "3", "--concurrency", "6,7", "--warmup", "6"]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let result = read_json(&dir.path().join("run/result.json"));
+    for (i, concurrency) in [(0, 6), (1, 7)] {
+        let point = &result["points"][i];
+        assert_eq!((&point["outcomes"]["ok"], &point["load"]["concurrency"]), (&24.into(), &concurrency.into()), "{point}");
+        let clients: Vec<u64> = point["client"]["clients"].as_array().unwrap().iter().map(|c| c["n_records"].as_u64().unwrap()).collect();
+        assert_eq!(clients, [10, 10, 10]);
+        let path = dir.path().join(format!("run/m-openai-chat-concurrency{concurrency}/profile_export.jsonl"));
+        let lines: Vec<serde_json::Value> =
+            std::fs::read_to_string(path).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let ids: Vec<&str> = lines.iter().map(|l| l["metadata"]["x_request_id"].as_str().unwrap()).collect();
+        assert_eq!(ids, (0..24).map(|k| format!("profiling-{k}")).collect::<Vec<_>>());
+        // The figures are those of all records: their mean and their largest, whoever made them.
+        let of = |l: &serde_json::Value| l["metrics"]["request_latency"]["value"].as_f64().unwrap();
+        let mean = lines.iter().map(of).sum::<f64>() / 24.0;
+        let max = lines.iter().map(of).fold(0.0, f64::max);
+        let figure = |key: &str| point["summary"]["request_latency"][key].as_f64().unwrap();
+        assert!((figure("avg") - mean).abs() < 1e-6 && (figure("max") - max).abs() < 1e-6, "{} {mean}", figure("avg"));
+    }
+}
+
+#[test]
+fn agents_take_part_with_the_token_alone_and_a_dead_one_makes_the_point_invalid() {
+    let server =
+        PacedServer::start(PacedConfig { ttft: Nanos::from_millis(300), itl: Nanos::from_millis(50), tokens_per_chunk: 1, n_prompt: 32 })
+            .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef\n").unwrap();
+    let mut agents: Vec<(std::process::Child, String)> = (0..2)
+        .map(|_| {
+            let mut command = tandem();
+            command
+                .args(["load", "agent", "--token-file"])
+                .arg(&token)
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::null());
+            let mut child = command.spawn().unwrap();
+            let mut address = String::new();
+            BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut address).unwrap();
+            (child, address.trim().to_owned())
+        })
+        .collect();
+    let clients = format!("{},{}", agents[0].1, agents[1].1);
+    let wrong = dir.path().join("wrong");
+    std::fs::write(&wrong, "another token, another token").unwrap();
+    let (refused, _) = from_clients(&server, &["--clients", &clients, "--agent-token-file", wrong.to_str().unwrap(), "--concurrency", "2"]);
+    assert!(!refused.status.success() && stderr(&refused).contains("token"), "{}", stderr(&refused));
+
+    let mut run = Background::start(&[
+        "load",
+        "--url",
+        &server.url(),
+        "--model",
+        "m",
+        "--requests",
+        "400",
+        "--concurrency",
+        "4",
+        "--warmup",
+        "0",
+        "--isl",
+        "32",
+        "--osl",
+        "3",
+        "--clients",
+        &clients,
+        "--agent-token-file",
+        token.to_str().unwrap(),
+    ]);
+    // Progress is told once requests are on their way.
+    wait_for("requests", || run.stderr().contains("in flight").then_some(()));
+    agents[1].0.kill().unwrap();
+    let code = run.wait();
+    let result = read_json(&run.out.join("result.json"));
+    assert_eq!(result["validity"], "invalid", "{code:?} {}", run.stderr());
+    let reasons = result["validity_reasons"].to_string();
+    assert!(reasons.contains("client_lost") && reasons.contains(&agents[1].1), "{reasons}");
+    for (agent, _) in &mut agents {
+        let _ = agent.kill();
+        agent.wait().unwrap();
+    }
+}
+
+#[test]
+fn four_thousand_connections_open_within_the_hard_limit_and_are_refused_beyond_it() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let limits = getrlimit(Resource::Nofile);
+    if limits.maximum.is_some_and(|n| n < 9000) {
+        tandem_testkit::not_run("4,096 connections", "the hard limit of open files is too low");
+        return;
+    }
+    // For the server, which is in this process.
+    setrlimit(Resource::Nofile, rustix::process::Rlimit { current: Some(9000), ..limits }).unwrap();
+    let server = paced();
+    let (url, dir) = (server.url(), tempfile::tempdir().unwrap());
+    let limited = |limit: &str, out: &str| {
+        let mut command = std::process::Command::new("sh");
+        let script = format!("{limit} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_tandem"), "load", "--url", &url, "--model", "m", "--concurrency", "4096"]);
+        command.args(["--requests", "4096", "--warmup", "0", "--isl", "32", "--osl", "2", "--out"]).arg(dir.path().join(out));
+        command.output().unwrap()
+    };
+    let done = limited("ulimit -Sn 256", "raised");
+    assert!(done.status.success(), "{}", stderr(&done));
+    let result = read_json(&dir.path().join("raised/result.json"));
+    assert_eq!(result["outcomes"]["ok"], 4096);
+    let refused = limited("ulimit -Sn 256 && ulimit -Hn 1024", "refused");
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("open files") && stderr(&refused).contains("ulimit -n"), "{}", stderr(&refused));
+}

@@ -48,7 +48,7 @@ pub(crate) fn enable_receive(stream: &TcpStream) -> bool {
 /// Reads, with the kernel's stamp of the last segment in nanoseconds of wall time, if there is one.
 #[cfg(target_os = "linux")]
 pub(crate) fn read_stamped(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
-    with_control(stream, buffer, nix::sys::socket::MsgFlags::empty(), |c, stamp| stamp_of(c, stamp))
+    with_control(stream, buffer, nix::sys::socket::MsgFlags::empty(), stamp_of)
 }
 
 /// Takes the next send stamp from the error queue, if there is one.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
+use tandem_load::clients::FleetReport;
 use tandem_load::health::ClientHealth;
 use tandem_load::pacing::Arrivals;
 use tandem_load::{ApiKey, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
@@ -13,6 +14,7 @@ use tandem_metrics::{FailureKind, Load, Outcome, PointTelemetry, Reason, Verdict
 use tandem_plan::{LoadPoint, Nanos, Plan};
 use tandem_telemetry::Session;
 
+use super::clients::Clients;
 use super::progress::{Progress, say};
 use super::run_folder::append_line;
 use super::tokenizer::{self, TokenTexts};
@@ -45,6 +47,7 @@ pub(crate) struct Point {
     bench_log: PathBuf,
     telemetry: TelemetryArgs,
     session: Option<Arc<Session>>,
+    clients: Option<Arc<Clients>>,
 }
 
 /// What came out of a load point.
@@ -137,7 +140,7 @@ impl Point {
         spec.api_key = ask.api_key.clone().map(ApiKey::new);
         ask.network.apply(&mut spec)?;
         spec.check().or_exit(Exit::Usage)?;
-        let texts = TokenTexts::new(tokenizer::load(ask.tokenizer_dir.as_deref())?)?;
+        let texts = TokenTexts::new(ask.tokenizer_dir.as_deref(), tokenizer::cache_dir().as_deref())?;
         let load = Load {
             streaming: ask.streaming,
             concurrency: match ask.level {
@@ -169,7 +172,18 @@ impl Point {
             bench_log: bench_log.to_owned(),
             telemetry: ask.telemetry.clone(),
             session: ask.session.clone(),
+            clients: None,
         })
+    }
+
+    /// The load and its texts, for one who drives a part of it.
+    pub(crate) fn into_load(self) -> (LoadSpec, Arc<dyn Texts>) {
+        (self.spec, self.texts)
+    }
+
+    /// Has `clients`, if there are any, drive the load instead of this process.
+    pub(crate) fn from_clients(self, clients: Option<Arc<Clients>>) -> Self {
+        Point { clients, ..self }
     }
 
     /// Drives the load to its end, or until `stop` says otherwise; blocks.
@@ -188,18 +202,35 @@ impl Point {
                 append_line(&self.bench_log, &line);
             }
         };
-        let report = tandem_load::run(&self.spec, self.texts.clone(), &mut show, stop);
+        let driven = match &self.clients {
+            Some(clients) => clients.run((self.index, self.level), &self.spec, &self.texts, &mut show, stop),
+            None => tandem_load::run(&self.spec, self.texts.clone(), &mut show, stop).map(|report| FleetReport {
+                report,
+                lost: Vec::new(),
+                clients: Vec::new(),
+            }),
+        };
         progress.finish();
-        let mut report = report.map_err(|error| load_failure(error, &self.bench_log))?;
+        let FleetReport { mut report, lost, clients } = driven.map_err(|error| load_failure(error, &self.bench_log))?;
         let summary_line = health_line(&label, &report);
         append_line(&self.bench_log, &summary_line);
         // Records count their points within one call of the load generator.
         report.records.iter_mut().for_each(|record| record.point = u32::try_from(self.index).unwrap_or(u32::MAX));
         self.note_what_was_sent(&report);
         let mut artifacts = render_point(&report.records, &self.context(&report)?);
-        let client = health_json(&report.health, self.spec.target.tls_name().is_some());
+        let mut client = health_json(&report.health, self.spec.target.tls_name().is_some());
+        if !clients.is_empty() {
+            let one = |(name, n_records, uncertain): &(String, usize, Nanos)| json!({"name": name, "n_records": n_records, "clock_uncertainty_us": uncertain.as_secs_f64() * 1e6});
+            client["clients"] = clients.iter().map(one).collect();
+        }
         artifacts.client = client.clone();
-        Ok(Measured { artifacts, reasons: client_reasons(&report, &self.spec), event: json!({"client": client}) })
+        let mut reasons = client_reasons(&report, &self.spec);
+        reasons.extend(lost.into_iter().map(|(name, why)| Reason {
+            verdict: Verdict::Invalid,
+            code: "client_lost",
+            message: format!("client {name} was lost, so the load was not whole: {why}"),
+        }));
+        Ok(Measured { artifacts, reasons, event: json!({"client": client}) })
     }
 
     /// Where time or conversations decide how many requests there are, what was asked for is what was sent.
@@ -261,7 +292,8 @@ impl Point {
 }
 
 fn load_failure(error: tandem_load::LoadError, bench_log: &Path) -> Failure {
-    let failure = Failure::new(Exit::Incomplete, error);
+    let exit = if matches!(error, tandem_load::LoadError::Spec { .. }) { Exit::Usage } else { Exit::Incomplete };
+    let failure = Failure::new(exit, error);
     append_line(bench_log, &failure.to_string());
     failure
 }

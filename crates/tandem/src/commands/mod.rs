@@ -22,6 +22,7 @@ pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod worker;
 
+mod clients;
 mod manifest;
 mod measure;
 mod progress;
