@@ -41,7 +41,8 @@ power, instant, energy, temperature = map(series, ["power_w", "power_instant_w",
 gaps = sorted(b[0] - a[0] for a, b in zip(samples, samples[1:]))
 print(f"{len(samples)} samples, every {mean(gaps) * 1e3:.1f} ms, at most {gaps[-1] * 1e3:.1f} ms; quantities: {sorted({k for _, v in samples for k in v})}")
 
-steps = [b[0] - a[0] for a, b in zip(distinct := [energy[0]] + [b for a, b in zip(energy, energy[1:]) if b[1] != a[1]], distinct[1:])]
+distinct = [energy[0]] + [b for a, b in zip(energy, energy[1:]) if b[1] != a[1]]
+steps = [b[0] - a[0] for a, b in zip(distinct, distinct[1:])]
 print(f"the energy counter changes every {mean(steps) * 1e3:.0f} ms")
 
 idle = [w for at, w in power if at < began - 0.5]
@@ -68,20 +69,20 @@ summary = point["summary"]
 for name in ["gpu_energy", "gpu_power", "energy_per_output_token", "output_tokens_per_joule"]:
     print(f"     {name}: {summary[name]['avg']:.4f} {summary[name]['unit']}")
 
+FIELDS = ["power_w", "power_instant_w", "temperature_c", "memory_temperature_c", "sm_clock_mhz", "gpu_utilization_percent"]
 rows = []
 with open(OUT / "nvidia-smi.csv", encoding="utf-8") as file:
     for row in csv.reader(file):
         try:
-            rows.append([float(field) if i else field.strip() for i, field in enumerate(row)])
+            rows.append(dict(zip(FIELDS, map(float, row[1:]), strict=True)))
         except ValueError:
             continue
+check("nvidia-smi wrote readings", len(rows) > 100, f"{len(rows)} rows {(OUT / 'nvidia-smi.err').read_text()[:200]}")
 if rows:
-    smi_idle, smi_busy = min(r[1] for r in rows), sorted(r[1] for r in rows)[int(len(rows) * 0.75)]
-    ours_busy = sorted(w for _, w in power)[int(len(power) * 0.75)]
-    check("power as nvidia-smi shows it", abs(ours_busy / smi_busy - 1) < 0.1, f"upper quartile {ours_busy:.1f} W, nvidia-smi {smi_busy:.1f} W (lowest {smi_idle:.1f} W)")
-    check("temperature as nvidia-smi shows it", abs(max(r[4] for r in rows) - max(c for _, c in temperature)) <= 2, f"highest {max(c for _, c in temperature):.0f} C, nvidia-smi {max(r[4] for r in rows):.0f} C")
-else:
-    print("     nvidia-smi's log has no usable rows:", (OUT / "nvidia-smi.err").read_text()[:200])
+    upper = lambda values: sorted(values)[int(len(values) * 0.75)]
+    for name, largest in [("power_w", 0.1), ("power_instant_w", 0.1), ("temperature_c", 0.06), ("memory_temperature_c", 0.06), ("sm_clock_mhz", 0.05), ("gpu_utilization_percent", 0.05)]:
+        ours, theirs = upper([v for _, v in series(name)]), upper([r[name] for r in rows])
+        check(f"{name} as nvidia-smi shows it", abs(ours / theirs - 1) <= largest, f"upper quartile {ours:.1f}, nvidia-smi {theirs:.1f}")
 
 genai = json.loads(next((OUT / "run").glob("*/profile_export_genai_perf.json")).read_text())
 stats = genai["telemetry_stats"]

@@ -3,7 +3,7 @@
 //! Every point is screened, the band near the screen's frontier is simulated, and of that the next points to measure are proposed.
 //! Pure: the caller reads files, keeps the state between calls and shows the result.
 //!
-//! Reading order: `expression` and `axes` (what the user asks for), `space` (all points), `screening` (each of them, quickly),
+//! Reading order: `expression` and `axes` (what the user asks for), `space` (all points), `screening` (each of them, quickly), `pricing` (what they will do),
 //! `frontier`, `search` (what is simulated and kept), `propose` (what to measure), `nearest` (advice when nothing is left),
 //! `output` and `plot` (JSON, CSV, terminal).
 
@@ -13,6 +13,7 @@ mod frontier;
 mod nearest;
 mod output;
 mod plot;
+mod pricing;
 mod propose;
 mod screening;
 mod search;
@@ -24,7 +25,8 @@ pub use frontier::{Corner, hypervolume, pareto};
 pub use nearest::nearest;
 pub use output::{csv, json, terminal};
 pub use plot::plot;
+pub use pricing::Pricer;
 pub use propose::{Proposal, propose};
-pub use screening::{Refusal, Screened, Screening, explain, screen_all};
+pub use screening::{Refusal, Screened, Screening, explain, screen};
 pub use search::{Exploration, Measured, Simulated, State, band, explored};
 pub use space::{Limits, Slo, SloError, Space};

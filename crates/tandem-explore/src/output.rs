@@ -24,6 +24,7 @@ pub fn json(e: &Exploration) -> Json {
         "recipe": e.recipe,
         "space": e.about,
         "screened": {"points": e.screening.n, "passed": e.screening.points.len(), "refused": refusals, "bounds": bounds},
+        "remarks": e.remarks(),
         "frontier": frontier.iter().map(|p| point(p)).collect::<Vec<_>>(),
         "frontier_hypervolume": hypervolume(&corners),
         "simulated": e.simulated.iter().map(point).collect::<Vec<_>>(),
@@ -112,6 +113,7 @@ pub fn terminal(e: &Exploration) -> String {
     out += "dots: screened; o: frontier (simulated); *: measure next; M: measured; s: simulated run\n\n";
     out += "Frontier, with the ranges that hold 8 of 10 errors:\n";
     out += &table(&frontier, &[]);
+    e.remarks().iter().for_each(|remark| out += &format!("  note: {remark}\n"));
     if !e.proposals.is_empty() {
         out += "\nMeasure next (expected growth of the area under the frontier):\n";
         let chosen: Vec<&Simulated> = e.proposals.iter().map(|p| &e.simulated[p.simulated]).collect();

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::ops::Range;
 
 use tandem_recipe::error::{PlanError, Problem};
 use tandem_recipe::planner::ReadFile;
-use tandem_sim::model::Model;
-use tandem_sim::screen::{Bound, screen_sketch};
+use tandem_sim::screen::Bound;
 
+use crate::pricing::Pricer;
 use crate::space::{Figures, Space, gpus, operand};
 
 /// A point that passed, with the screen's estimate.
@@ -61,16 +62,32 @@ impl Screening {
             self.refusals.insert(reason.to_owned(), Refusal { n: 1, index, example: example() });
         }
     }
+
+    /// Adds the screening of points that come later in the same space.
+    pub fn merge(&mut self, later: Screening) {
+        self.n += later.n;
+        self.points.extend(later.points);
+        for (reason, refusal) in later.refusals {
+            match self.refusals.get_mut(&reason) {
+                Some(known) => known.n += refusal.n,
+                None => drop(self.refusals.insert(reason, refusal)),
+            }
+        }
+        // Of equals the earlier one, as if all had been screened in one go.
+        if let Some(slo) = later.nearest_slo.filter(|(miss, _)| self.nearest_slo.is_none_or(|(least, _)| *miss < least)) {
+            self.nearest_slo = Some(slo);
+        }
+        if let Some(budget) = later.nearest_budget.filter(|(gpus, _)| self.nearest_budget.is_none_or(|(least, _)| *gpus < least)) {
+            self.nearest_budget = Some(budget);
+        }
+    }
 }
 
-/// Screens every point. `tick` is told now and then how many are done, and stops the search by returning false.
-pub fn screen_all(space: &mut Space, model: &Model, read: ReadFile<'_>, tick: &mut dyn FnMut(usize) -> bool) -> Screening {
-    let mut screening = Screening { n: space.len(), ..Screening::default() };
+/// Screens the points of `range`; [`Screening::merge`] puts stretches of a space together.
+pub fn screen(space: &mut Space, pricer: &Pricer, read: ReadFile<'_>, range: Range<usize>) -> Screening {
+    let mut screening = Screening { n: range.len(), ..Screening::default() };
     let limits = space.limits.clone();
-    for index in 0..space.len() {
-        if index % 1024 == 0 && !tick(index) {
-            break;
-        }
+    for index in range {
         let variant = match space.variant(index) {
             Ok(variant) => variant,
             Err(why) => {
@@ -100,18 +117,12 @@ pub fn screen_all(space: &mut Space, model: &Model, read: ReadFile<'_>, tick: &m
                 continue;
             }
         };
-        let Some(sketched) = screen_sketch(model, &sketch) else {
-            screening.refuse("step costs of this engine are not known", index, || "the model knows ENGINE=dynamo-trtllm".to_owned());
-            continue;
-        };
-        let estimate = sketched.estimate;
-        let point = Screened {
-            index,
-            gpus: sketch.gpus(),
-            per_gpu: estimate.output_rate / sketched.scenario.gpus,
-            per_user: if estimate.tpot > 0.0 { 1.0 / estimate.tpot } else { 0.0 },
-            ttft_s: estimate.ttft,
-            bound: estimate.bound,
+        let point = match pricer.screen(variant, &sketch, index, read) {
+            Ok(point) => point,
+            Err(why) => {
+                screening.refuse("step costs of this engine are not known", index, || why);
+                continue;
+            }
         };
         let figures = point.figures();
         let worst = limits.slos.iter().map(|slo| (slo.miss(&figures), slo)).max_by(|a, b| a.0.total_cmp(&b.0));

@@ -5,15 +5,18 @@ use std::fmt::Write as _;
 
 use serde_json::{Value as Json, json};
 use tandem_plan::Plan;
-use tandem_sim::model::Model;
 use tandem_sim::predict::{Interval, Prediction};
 use tandem_sim::screen::Bound;
+use tandem_sim::virtual_time::Calibration;
 
 use crate::frontier::{Corner, gap, pareto};
+use crate::pricing::Pricer;
 use crate::propose::Proposal;
 use crate::screening::{Screened, Screening};
-use crate::space::{Figures, Limits};
+use crate::space::{Figures, Limits, Slo, SloMetric};
 
+/// A first token that takes longer is rarely meant.
+const SLOW_TTFT_S: f64 = 10.0;
 /// Columns of the plane in which the band is thinned out.
 const COLUMNS: usize = 32;
 
@@ -96,17 +99,18 @@ pub struct Measured {
 /// Predictions that are kept between calls, by the plan's key.
 #[derive(Debug, Clone, Default)]
 pub struct State {
-    /// Names the constants that the predictions come from.
+    /// Names what the predictions come from.
     model: String,
     predictions: BTreeMap<String, Prediction>,
 }
 
 impl State {
-    /// An empty state for predictions of `model`.
+    /// An empty state for predictions of `pricer`.
     #[must_use]
-    pub fn new(model: &Model) -> Self {
-        // FNV-1a: enough to notice other constants.
-        let text = model.constants.to_json();
+    pub fn new(pricer: &Pricer) -> Self {
+        // FNV-1a: enough to notice other constants. The architecture is part of each plan.
+        let costs = pricer.calibration.as_ref().map(Calibration::to_json);
+        let text = pricer.model.constants.to_json() + &costs.unwrap_or_default();
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         State { model: format!("{} {hash:016x}", env!("CARGO_PKG_VERSION")), predictions: BTreeMap::new() }
     }
@@ -185,6 +189,8 @@ pub struct Exploration {
     pub recipe: String,
     /// The space in words: a line for each axis, derived knob and limit.
     pub about: Vec<String>,
+    /// The service levels of the search.
+    pub slos: Vec<Slo>,
     /// What was screened.
     pub screening: Screening,
     /// What was simulated, best tokens/s/GPU first.
@@ -238,6 +244,27 @@ impl Exploration {
             let _ = writeln!(text, "  {:>8}  {reason}", refusal.n);
         }
         text
+    }
+
+    /// What to know before the frontier is believed.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let frontier = self.frontier();
+        let of = |n: usize| format!("{n} of the {} points of the frontier", frontier.len());
+        let mut remarks = Vec::new();
+        let slow: Vec<f64> = frontier.iter().map(|p| p.prediction.ttft_median.value).filter(|&s| s > SLOW_TTFT_S).collect();
+        let judged = self.slos.iter().any(|slo| matches!(slo.metric, SloMetric::Ttft | SloMetric::TtftP99));
+        if !slow.is_empty() && !judged {
+            let worst = slow.iter().copied().fold(0.0, f64::max);
+            remarks.push(format!(
+                "{} wait more than {SLOW_TTFT_S} s for their first token (up to {worst:.0} s): nothing was asked of it; --slo ttft:5000 would",
+                of(slow.len())
+            ));
+        }
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        frontier.iter().flat_map(|p| &p.prediction.extrapolates).for_each(|reason| *reasons.entry(reason.as_str()).or_insert(0) += 1);
+        remarks.extend(reasons.into_iter().map(|(reason, n)| format!("extrapolated for {}: {reason}", of(n))));
+        remarks
     }
 
     /// How many of the points that passed are limited by what.

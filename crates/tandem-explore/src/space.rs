@@ -2,8 +2,10 @@
 
 use std::str::FromStr;
 
+use tandem_plan::ModelConfig;
 use tandem_recipe::layers::Origin;
-use tandem_recipe::{Knob, Recipe, Value, Variant};
+use tandem_recipe::planner::ReadFile;
+use tandem_recipe::{Knob, PlanError, Recipe, Value, Variant};
 use thiserror::Error;
 
 use crate::axes::Axes;
@@ -134,7 +136,7 @@ impl Space {
     /// # Errors
     /// [`ExpressionError`] when a condition names what is no knob.
     pub fn new(recipe: &Recipe, axes: Axes, limits: Limits) -> Result<Self, ExpressionError> {
-        let origin = Origin::CommandLine { flag: "explored".to_owned() };
+        let origin = Origin::CommandLine { flag: "--set".to_owned() };
         let gpus = recipe.gpu_types();
         let is_set = |name: &str| axes.axes.iter().any(|(k, _)| k.name == name) || axes.derived.iter().any(|(k, _)| k.name == name);
         let mut all: Vec<_> = recipe.sweeps(gpus[0]).into_iter().filter(|(k, _)| !is_set(k.name)).collect();
@@ -190,6 +192,14 @@ impl Space {
     #[must_use]
     pub fn original(&self) -> &Variant {
         &self.originals[0]
+    }
+
+    /// The architecture that every point serves.
+    ///
+    /// # Errors
+    /// [`PlanError`] when there is no readable `config.json`.
+    pub fn architecture(&mut self, read: ReadFile<'_>) -> Result<ModelConfig, PlanError> {
+        self.variants[0].architecture(read).cloned()
     }
 
     /// Names of the GPU types.

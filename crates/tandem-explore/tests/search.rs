@@ -5,20 +5,19 @@
 use std::collections::BTreeMap;
 
 use tandem_explore::{
-    Axes, Corner, Exploration, Expression, Limits, Measured, Screening, Simulated, Space, State, band, csv, explored, hypervolume, json,
-    nearest, propose, screen_all, terminal,
+    Axes, Corner, Exploration, Expression, Limits, Measured, Pricer, Screening, Simulated, Space, State, band, csv, explored, hypervolume,
+    json, nearest, propose, screen as screen_range, terminal,
 };
 use tandem_recipe::{Inputs, RecipeSource, load_recipe};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
-use tandem_sim::predict::predict;
 
 fn read(path: &str) -> std::io::Result<String> {
     unreachable!("the model ships: {path}")
 }
 
-fn model() -> Model {
-    Model::deepseek_r1(Constants::shipped())
+fn pricer() -> Pricer {
+    Pricer { model: Model::deepseek_r1(Constants::shipped()), calibration: None }
 }
 
 fn space(gpus: &str, sets: &[&str], limits: Limits) -> Space {
@@ -35,21 +34,36 @@ fn space(gpus: &str, sets: &[&str], limits: Limits) -> Space {
 }
 
 fn screen(space: &mut Space) -> Screening {
-    screen_all(space, &model(), &read, &mut |_| true)
+    let n = space.len();
+    screen_range(space, &pricer(), &read, 0..n)
 }
 
 fn simulate(space: &mut Space, screening: &Screening, chosen: &[usize]) -> Vec<Simulated> {
-    let model = model();
+    let pricer = pricer();
     let one = |&i: &usize| {
         let screened = screening.points[i];
         let variant = space.variant(screened.index).unwrap().clone();
         let plan = variant.plan(&read).unwrap();
-        let prediction = predict(&model, &plan).remove(0);
+        let prediction = pricer.predict(&plan).remove(0);
         let knobs = space.knobs(&variant);
         Simulated { screened, knobs, key: State::key(&plan), prediction, meets: true, on_frontier: false }
     };
     let all = chosen.iter().map(one).collect();
     explored(all, &space.limits)
+}
+
+#[test]
+fn stretches_of_a_space_make_the_whole() {
+    let limits = Limits { max_gpus: Some(40), slos: vec!["tpot:13".parse().unwrap()], ..Limits::default() };
+    let mut space = space("gb200", &WIDE, limits);
+    let whole = screen(&mut space);
+    let n = space.len();
+    let parts = [0..1, 1..n / 3, n / 3..n];
+    let mut merged = Screening::default();
+    parts.into_iter().for_each(|part| merged.merge(screen_range(&mut space, &pricer(), &read, part)));
+    assert!(!whole.points.is_empty() && whole.refusals.len() > 1, "{whole:?}");
+    assert_eq!((merged.n, merged.points), (whole.n, whole.points));
+    assert_eq!((merged.refusals, merged.nearest_slo, merged.nearest_budget), (whole.refusals, whole.nearest_slo, whole.nearest_budget));
 }
 
 const WIDE: [&str; 5] =
@@ -158,7 +172,15 @@ fn proposals_add_area_and_leave_out_what_is_measured() {
     assert!(propose(&simulated, std::slice::from_ref(&beyond), 4).is_empty());
     assert_eq!(propose(&simulated, &[Measured { is_simulated: true, ..beyond }], 4), first);
 
-    let result = Exploration { recipe: "r".to_owned(), about: Vec::new(), screening, simulated, measured: vec![measured], proposals: next };
+    let result = Exploration {
+        recipe: "r".to_owned(),
+        about: Vec::new(),
+        slos: Vec::new(),
+        screening,
+        simulated,
+        measured: vec![measured],
+        proposals: next,
+    };
     let document = json(&result);
     assert_eq!(document["frontier"].as_array().unwrap().len(), result.frontier().len());
     assert!(document["measured"][0]["predicted"]["tokens_per_gpu"]["value"].is_number());
@@ -171,14 +193,14 @@ fn the_state_gives_back_what_it_was_given() {
     let mut space = space("gb200", &["NCTX=4,6"], Limits::default());
     let screening = screen(&mut space);
     let points = simulate(&mut space, &screening, &[0, 1]);
-    let (mut state, mut text) = (State::new(&model()), String::new());
+    let (mut state, mut text) = (State::new(&pricer()), String::new());
     for p in &points {
         text += &state.put(&p.key, p.prediction.clone());
     }
-    let mut again = State::new(&model());
+    let mut again = State::new(&pricer());
     // The last line was cut off when the machine went down.
     assert_eq!(again.read(&(text.clone() + "{\"model\": \"x")), 2);
     assert_eq!(again.get(&points[0].key), Some(&points[0].prediction));
-    let other = Model::deepseek_r1(Constants::uncorrected());
+    let other = Pricer { model: Model::deepseek_r1(Constants::uncorrected()), calibration: None };
     assert_eq!(State::new(&other).read(&text), 0);
 }

@@ -109,17 +109,28 @@ impl Variant {
         self.case.value(name)
     }
 
+    /// The architecture that it serves.
+    ///
+    /// # Errors
+    /// [`PlanError`] when there is no readable `config.json`.
+    pub fn architecture(&mut self, read: ReadFile<'_>) -> Result<&ModelConfig, PlanError> {
+        self.read_model(read).map(|(config, _)| config)
+    }
+
+    fn read_model(&mut self, read: ReadFile<'_>) -> Result<&(ModelConfig, WeightDtype), PlanError> {
+        if self.model.is_none() {
+            self.model = Some(model_config(&self.case, &self.case.settings(), read)?);
+        }
+        Ok(self.model.as_ref().expect("it was read above"))
+    }
+
     /// Checks it as a plan is checked, and says what decides its performance.
     ///
     /// # Errors
     /// [`PlanError`] when no plan can work.
     pub fn sketch(&mut self, read: ReadFile<'_>) -> Result<Sketch, PlanError> {
-        let settings = self.case.settings();
-        let model = match &self.model {
-            Some(model) => model.clone(),
-            None => self.model.insert(model_config(&self.case, &settings, read)?).clone(),
-        };
-        let draft = draft(&self.case, settings, model);
+        let model = self.read_model(read)?.clone();
+        let draft = draft(&self.case, self.case.settings(), model);
         let answers = draft.check()?;
         let s = &draft.settings;
         let side = |i: usize| SketchSide {

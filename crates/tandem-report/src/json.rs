@@ -1,11 +1,12 @@
 //! The report for programs. Schema version 1.
 //!
 //! `runs` in the order given, each with verdict, reasons, load points with all saved figures, knobs that were set, and what could not be
-//! read; `frontier`; `comparisons` of later runs with the first. Changes are fractions: 0.03 is three percent more.
+//! read; `prediction` of a point stands beside its figures (`off`: prediction over measurement, minus one); `frontier`; `comparisons` of later runs with the first. Changes are fractions: 0.03 is three percent more.
 
 use serde_json::{Map, Value, json};
 
 use crate::compare::{Change, Comparison, MatchedPoint};
+use crate::data::prediction::{Beside, Predicted};
 use crate::data::result_file::{LoadFacts, SavedFigure, SavedPoint, SavedReason};
 use crate::data::run::Run;
 use crate::frontier::{self, Spot};
@@ -49,13 +50,14 @@ fn run_json(run: &Run) -> Value {
         "started_at": result.started_at,
         "ended_at": result.ended_at,
         "summary_point": result.summary_point,
-        "points": run.points().map(|(point, _)| point_json(point)).collect::<Vec<_>>(),
+        "points": run.points().zip(&run.predictions).map(|((point, _), predicted)| point_json(point, predicted.as_ref())).collect::<Vec<_>>(),
+        "not_predicted": run.prediction_remarks,
         "set_knobs": knobs,
         "command": plan.map(|plan| plan.command()),
     })
 }
 
-fn point_json(point: &SavedPoint) -> Value {
+fn point_json(point: &SavedPoint, predicted: Option<&Predicted>) -> Value {
     let summary: Map<_, _> = point.summary.iter().map(|(name, figure)| (name.clone(), figure_json(figure))).collect();
     json!({
         "directory": point.directory,
@@ -64,6 +66,27 @@ fn point_json(point: &SavedPoint) -> Value {
         "load": load_json(&point.load),
         "outcomes": point.outcomes,
         "summary": summary,
+        "prediction": predicted.map(|p| prediction_json(point, p)),
+    })
+}
+
+fn prediction_json(point: &SavedPoint, predicted: &Predicted) -> Value {
+    let beside = |b: Beside| {
+        let [value, low, high] = b.predicted.range;
+        json!({
+            "metric": b.predicted.metric.name,
+            "stat": b.predicted.stat,
+            "unit": b.predicted.metric.unit.as_str(),
+            "predicted": value,
+            "interval_80": [low, high],
+            "measured": b.measured,
+            "off": b.off(),
+            "is_inside": b.is_inside(),
+        })
+    };
+    json!({
+        "figures": predicted.beside(point).into_iter().map(beside).collect::<Vec<_>>(),
+        "extrapolates": predicted.extrapolates,
     })
 }
 

@@ -22,6 +22,7 @@ pub use compare::gate::{Gate, GateError, Judgement};
 pub use compare::{Change, Comparison, MatchedPoint, compare};
 pub use data::error::ReportError;
 pub use data::iterations::PhaseLog;
+pub use data::prediction::{Predicted, PredictedFigure};
 pub use data::run::{Evidence, PointSource, Run, RunSpot};
 pub use html::{ExplorePage, ExplorePoint, ExplorePoints, ExploreTable, explore_html, html, live_html};
 pub use json::json;

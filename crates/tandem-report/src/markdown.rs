@@ -10,7 +10,7 @@ use crate::data::result_file::SavedPoint;
 use crate::data::run::Run;
 use crate::escape::md;
 use crate::frontier;
-use crate::labels::label_by_name;
+use crate::labels::{figure_label, label_by_name};
 use crate::numbers::{number, percent};
 
 /// The report on `runs`; `comparisons` are those of later runs with the first.
@@ -27,6 +27,7 @@ pub fn markdown(runs: &[Run], comparisons: &[Comparison]) -> String {
         lines.iter().for_each(|line| out.push_str(&format!("- {}\n", md(line))));
         about(&mut out, run);
         points(&mut out, run);
+        predictions(&mut out, run);
     }
     frontier_line(&mut out, runs);
     for comparison in comparisons {
@@ -83,6 +84,39 @@ fn points(out: &mut String, run: &Run) {
         columns.iter().for_each(|(metric, stat, _)| out.push_str(&format!(" {} |", value(point, metric, stat))));
         out.push('\n');
     }
+}
+
+fn predictions(out: &mut String, run: &Run) {
+    let pairs: Vec<_> = run.points().zip(&run.predictions).filter_map(|((point, _), p)| Some((point, p.as_ref()?))).collect();
+    if !pairs.is_empty() {
+        let measured = if run.is_simulated() { "simulated" } else { "measured" };
+        let _ = write!(
+            out,
+            "\n| load | figure | {measured} | predicted | range (8 of 10) | off by |\n| --- | --- | ---: | ---: | ---: | ---: |\n"
+        );
+    }
+    for (point, predicted) in &pairs {
+        for b in predicted.beside(point) {
+            let [value, low, high] = b.predicted.range.map(number);
+            let label = figure_label(b.predicted.metric, b.predicted.stat);
+            let off = b.off().map_or_else(|| "–".to_owned(), percent);
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | {value} | {low} to {high} | {off} |",
+                md(&point.load.label()),
+                md(&label),
+                number(b.measured)
+            );
+        }
+    }
+    let mut remarks: Vec<String> = pairs.iter().flat_map(|(_, p)| p.extrapolates.iter().map(|r| format!("extrapolated: {r}"))).collect();
+    remarks.extend(run.prediction_remarks.iter().cloned());
+    remarks.sort_unstable();
+    remarks.dedup();
+    if !remarks.is_empty() {
+        out.push('\n');
+    }
+    remarks.iter().for_each(|remark| out.push_str(&format!("- {}\n", md(remark))));
 }
 
 fn value(point: &SavedPoint, metric: &Metric, stat: &str) -> String {

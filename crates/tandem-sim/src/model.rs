@@ -37,6 +37,12 @@ pub struct Model {
 }
 
 impl Model {
+    /// Whether the constants were fitted to measurements of its architecture: those of DeepSeek-R1 and V3.
+    #[must_use]
+    pub fn is_fitted(&self) -> bool {
+        self.facts == Model::deepseek_r1(Constants::uncorrected()).facts
+    }
+
     /// The architecture that it knows.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {

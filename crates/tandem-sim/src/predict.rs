@@ -132,6 +132,9 @@ pub fn extrapolates(model: &Model, s: &Scenario) -> Vec<String> {
             }
         }
     }
+    if !model.is_fitted() {
+        reasons.push("no measurement of this architecture was fitted, only of DeepSeek-R1 and V3".to_owned());
+    }
     if !model.knows(&s.hardware) {
         reasons.push(format!("GPU {} is not in the hardware table", s.hardware));
     }

@@ -266,6 +266,12 @@ pub(crate) struct ReportArgs {
     /// Write JSON, to standard output unless `=FILE` follows
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     pub(crate) json: Option<PathBuf>,
+    /// Constants of the performance model, for the predictions beside the figures (default: those that ship)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
+    /// What the steps of an engine on this machine cost, from `tandem calibrate --from-run`; runs of ENGINE=cpu are predicted with it only
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -401,6 +407,9 @@ pub(crate) struct ExploreArgs {
     /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
     #[arg(long, value_name = "FILE")]
     pub(crate) constants: Option<PathBuf>,
+    /// What the steps of an engine on this machine cost, from `tandem calibrate --from-run`; ENGINE=cpu needs it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
     /// Folder for explore.json, explore.csv, explore.html and the state from which a later call goes on
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,

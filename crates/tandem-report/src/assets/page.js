@@ -13,12 +13,42 @@
   };
   const hide = () => { tip.hidden = true; };
 
+  // All knobs of the mark that was pointed at last, those that tell it apart first.
+  const panel = document.getElementById("picked");
+  const element = (tag, text, cls) => {
+    const e = document.createElement(tag);
+    if (text !== undefined) e.textContent = text;
+    if (cls) e.className = cls;
+    return e;
+  };
+  const pick = (mark) => {
+    const source = panel && mark.dataset.knobs && document.getElementById(mark.dataset.knobs);
+    if (!source || panel.dataset.of === mark.dataset.tip) return;
+    panel.dataset.of = mark.dataset.tip;
+    const changed = new Map(mark.dataset.changed.split("\n").filter(Boolean).map((line) => [line.slice(0, line.indexOf("=")), line.slice(line.indexOf("=") + 1)]));
+    const all = [...source.querySelectorAll("tbody tr")].map((tr) => [tr.children[0].textContent, tr.children[1].textContent]);
+    const rows = [...changed].map(([name, value]) => [name, value, "own"]);
+    rows.push(...all.filter(([name, value]) => !changed.has(name) && value !== "").map(([name, value]) => [name, value, ""]));
+    const list = element("dl");
+    for (const [name, value, cls] of rows) {
+      const row = element("div", undefined, cls);
+      row.append(element("dt", name), element("dd", value));
+      list.append(row);
+    }
+    panel.replaceChildren(element("h3", mark.dataset.tip.split("\n").slice(0, 2).join(", ")), list);
+    panel.hidden = false;
+  };
+
   for (const mark of document.querySelectorAll("[data-tip]")) {
-    mark.addEventListener("pointermove", (e) => show(mark.dataset.tip, e.clientX, e.clientY));
+    mark.addEventListener("pointermove", (e) => {
+      show(mark.dataset.tip, e.clientX, e.clientY);
+      pick(mark);
+    });
     mark.addEventListener("pointerleave", hide);
     mark.addEventListener("focus", () => {
       const r = mark.getBoundingClientRect();
       show(mark.dataset.tip, r.right, r.bottom);
+      pick(mark);
     });
     mark.addEventListener("blur", hide);
   }

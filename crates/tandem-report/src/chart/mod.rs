@@ -13,7 +13,7 @@ mod waterfall;
 
 pub(crate) use cloud::{CloudChart, Group, Spot};
 pub(crate) use lines::{Line, LineChart, Shade};
-pub(crate) use pareto::{Marker, ParetoChart, Trail};
+pub(crate) use pareto::{KnobSource, Marker, ParetoChart, Trail};
 pub(crate) use quantiles::{Curve, QuantileChart, quantiles_of};
 pub(crate) use waterfall::WaterfallChart;
 
@@ -100,12 +100,19 @@ impl Frame {
     /// A line through the points; gaps where there is none.
     fn path(&self, points: impl Iterator<Item = Option<(f64, f64)>>) -> String {
         let mut d = String::new();
-        let mut is_pen_down = false;
-        for point in points {
+        // Points since the last gap.
+        let mut n = 0;
+        for point in points.chain([None]) {
             if let Some((x, y)) = point {
-                let _ = write!(d, "{}{:.1} {:.1}", if is_pen_down { 'L' } else { 'M' }, self.x.at(x), self.y.at(y));
+                let _ = write!(d, "{}{:.1} {:.1}", if n > 0 { 'L' } else { 'M' }, self.x.at(x), self.y.at(y));
+                n += 1;
+                continue;
             }
-            is_pen_down = point.is_some();
+            // A point between two gaps is a dot.
+            if n == 1 {
+                d.push_str("h0");
+            }
+            n = 0;
         }
         d
     }

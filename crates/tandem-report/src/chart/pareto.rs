@@ -39,6 +39,25 @@ pub(crate) struct Marker {
     pub(crate) tip: String,
     /// Whether its figures must not be used.
     pub(crate) is_invalid: bool,
+    /// Where the page has its knobs.
+    pub(crate) knobs: Option<KnobSource>,
+}
+
+/// The knobs of a point: a table of the page, and what differs from it.
+#[derive(Debug, Clone)]
+pub(crate) struct KnobSource {
+    /// Id of the element that holds the table.
+    pub(crate) table: String,
+    /// Knobs of this point with their values, to be shown first.
+    pub(crate) changed: Vec<(String, String)>,
+}
+
+impl KnobSource {
+    /// Attributes for the page's script.
+    fn attributes(&self) -> String {
+        let changed: Vec<String> = self.changed.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!(r#" data-knobs="{}" data-changed="{}""#, esc(&self.table), esc(&changed.join("\n")))
+    }
 }
 
 impl ParetoChart {
@@ -85,8 +104,9 @@ pub(super) fn draw_marker(body: &mut String, frame: &Frame, colour: usize, marke
     let tip = esc(&marker.tip);
     let _ = write!(
         body,
-        r#"<g class="pt c{}{hollow}" tabindex="0" role="img" aria-label="{tip}" data-tip="{tip}"><circle class="hit" cx="{x:.1}" cy="{y:.1}" r="11"/>{}</g>"#,
+        r#"<g class="pt c{}{hollow}" tabindex="0" role="img" aria-label="{tip}" data-tip="{tip}"{}><circle class="hit" cx="{x:.1}" cy="{y:.1}" r="11"/>{}</g>"#,
         colour % N_COLOURS,
+        marker.knobs.as_ref().map_or_else(String::new, KnobSource::attributes),
         shape(colour, x, y),
     );
     let is_free = !marker.label.is_empty() && labels.iter().all(|(a, b)| (a - x).abs() > LABEL.0 || (b - y).abs() > LABEL.1);

@@ -1,7 +1,7 @@
 //! Reads iteration lines: what each engine step held and how long it took.
 //!
-//! The lines have TensorRT-LLM's form and carry no time of day, so a step is placed by its number. A phase's file holds
-//! worker after worker; a step number that does not grow begins the next one.
+//! The lines have TensorRT-LLM's form. Tandem's own workers add when a step began; steps of other engines are placed by their number. A
+//! phase's file holds worker after worker; a step number that does not grow begins the next one.
 
 use std::ops::Range;
 
@@ -15,6 +15,8 @@ pub(crate) struct EngineStep {
     pub(crate) took_ms: Option<f64>,
     /// Share of KV blocks in use, 0 to 1.
     pub(crate) kv_used: Option<f64>,
+    /// When it began, seconds on a clock that all workers of a machine share.
+    pub(crate) begin_s: Option<f64>,
 }
 
 /// The steps of all workers of a phase.
@@ -55,6 +57,14 @@ impl PhaseLog {
         self.steps.len()
     }
 
+    /// First begin and last end of a step, seconds; none unless every line says when its step began.
+    pub(crate) fn span_s(&self) -> Option<(f64, f64)> {
+        self.steps.iter().try_fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), step| {
+            let begin = step.begin_s?;
+            Some((f64::min(from, begin), f64::max(to, begin + step.took_ms.unwrap_or(0.0) / 1e3)))
+        })
+    }
+
     /// The steps of each worker.
     pub(crate) fn workers(&self) -> impl ExactSizeIterator<Item = &[EngineStep]> {
         (0..self.starts.len()).map(|i| &self.steps[self.range(i)])
@@ -79,6 +89,7 @@ fn parse_line(line: &str) -> Option<(u64, EngineStep)> {
         n_gen_tokens,
         took_ms: number_after(line, "host_step_time = "),
         kv_used,
+        begin_s: number_after(line, "begin = "),
     };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a step number; nonsense saturates")]
     let iter = iter as u64;
@@ -113,8 +124,15 @@ mod tests {
     fn a_step_is_read_from_its_line() {
         let mut log = PhaseLog::new();
         log.push_line(&line(1));
-        let step = EngineStep { n_requests: 2, n_ctx_tokens: 128, n_gen_tokens: 4, took_ms: Some(3.214), kv_used: Some(0.4) };
+        let step =
+            EngineStep { n_requests: 2, n_ctx_tokens: 128, n_gen_tokens: 4, took_ms: Some(3.214), kv_used: Some(0.4), begin_s: None };
         assert_eq!(log.workers().next().unwrap(), [step]);
+        assert_eq!(log.span_s(), None);
+        let mut timed = PhaseLog::new();
+        timed.push_line(&(line(1) + ", begin = 1764000000.25, num_attended = 3"));
+        timed.push_line(&(line(2) + ", begin = 1764000001.5, num_attended = 3"));
+        let (from, to) = timed.span_s().unwrap();
+        assert!((from, (to - from - 1.253_214).abs() < 1e-6) == (1_764_000_000.25, true), "{from} {to}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod digest;
 pub(crate) mod error;
 pub(crate) mod iterations;
 pub(crate) mod plan_facts;
+pub(crate) mod prediction;
 pub(crate) mod result_file;
 pub(crate) mod run;
 mod series;

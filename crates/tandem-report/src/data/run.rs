@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::error::ReportError;
 use super::iterations::PhaseLog;
 use super::plan_facts::PlanFacts;
+use super::prediction::Predicted;
 use super::result_file::{ResultFile, SavedPoint};
 
 /// One run of a report.
@@ -22,6 +23,10 @@ pub struct Run {
     /// One for each point of the result, in its order.
     pub(crate) digests: Vec<Option<Digest>>,
     pub(crate) logs: Vec<(Phase, PhaseLog)>,
+    /// One for each point of the result, in its order.
+    pub(crate) predictions: Vec<Option<Predicted>>,
+    /// Why something was not predicted.
+    pub(crate) prediction_remarks: Vec<String>,
     pub(crate) evidence: Vec<Evidence>,
     /// What could not be read: said on the page, so that nothing is missing silently.
     pub(crate) problems: Vec<String>,
@@ -77,6 +82,8 @@ impl Run {
             plan: None,
             digests: vec![None; result.points.len()],
             logs: Vec::new(),
+            predictions: vec![None; result.points.len()],
+            prediction_remarks: Vec::new(),
             evidence: Vec::new(),
             problems: Vec::new(),
             result,
@@ -123,6 +130,30 @@ impl Run {
         if log.n_steps() > 0 {
             self.logs.push((phase, log));
         }
+    }
+
+    /// Load points.
+    #[must_use]
+    pub fn n_points(&self) -> usize {
+        self.result.points.len()
+    }
+
+    /// What the closed loop of point `index` holds in flight; none for other loads.
+    #[must_use]
+    pub fn concurrency(&self, index: usize) -> Option<u32> {
+        self.result.points.get(index)?.load.concurrency
+    }
+
+    /// Takes what was predicted for point `index`.
+    pub fn set_prediction(&mut self, index: usize, predicted: Predicted) {
+        if let Some(place) = self.predictions.get_mut(index) {
+            *place = Some(predicted);
+        }
+    }
+
+    /// Says why something was not predicted.
+    pub fn add_prediction_remark(&mut self, remark: impl Into<String>) {
+        self.prediction_remarks.push(remark.into());
     }
 
     /// Says that something could not be read.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::opening;
 use super::parts::{Cell, Page, Table};
-use crate::chart::{CloudChart, Group, Marker, Spot};
+use crate::chart::{CloudChart, Group, KnobSource, Marker, Spot};
 
 /// What the page shows; texts may come from anywhere.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,10 @@ pub struct ExplorePage {
     pub command: String,
     /// The space in words, a line each.
     pub about: Vec<String>,
+    /// What to know before the frontier is believed.
+    pub remarks: Vec<String>,
+    /// Every knob and its value, before a point changes it.
+    pub base: Vec<(String, String)>,
     /// Points without a name (tokens/s/user, tokens/s/GPU): the screened ones.
     pub cloud: Vec<(f64, f64)>,
     /// Corners of the frontier, tokens/s/user ascending.
@@ -49,6 +53,8 @@ pub struct ExplorePoint {
     pub label: String,
     /// Shown when it is pointed at, line by line.
     pub tip: String,
+    /// Knobs that differ from the page's `base`, or may: shown with all others when it is pointed at.
+    pub knobs: Vec<(String, String)>,
 }
 
 /// A table with a heading.
@@ -86,10 +92,15 @@ pub fn explore_html(page: &ExplorePage) -> String {
         "Grey: screened. Bars: the range in which 8 of 10 measurements are expected. Dashed: the frontier of the simulated points. \
          Point at a mark for its knobs.",
     );
+    if !page.remarks.is_empty() {
+        out.list("reasons", page.remarks.clone());
+    }
     out.out.push_str("</div><div>");
     out.heading(3, None, "Searched");
     out.list("reasons", page.about.clone());
-    out.out.push_str("</div></div></section>");
+    out.out.push_str("</div></div>");
+    out.knob_panel();
+    out.out.push_str("</section>");
     for (i, table) in page.tables.iter().enumerate() {
         let _ = write!(out.out, "<section id=\"table-{}\">", i + 1);
         out.heading(2, None, &table.title);
@@ -103,17 +114,33 @@ pub fn explore_html(page: &ExplorePage) -> String {
         });
         out.out.push_str("</section>");
     }
+    if !page.base.is_empty() {
+        out.out.push_str("<section id=\"base\">");
+        out.heading(2, None, "The recipe");
+        out.paragraph("quiet", "Each knob as it is where a point does not change it.");
+        let row = |(name, value): &(String, String)| vec![Cell::code(name), Cell::code(value)];
+        let rows = page.base.iter().map(row).collect();
+        out.folded_knobs(BASE, &Table { caption: String::new(), head: vec!["knob".to_owned(), "value".to_owned()], rows });
+        out.out.push_str("</section>");
+    }
     super::close(&mut out, &page.command);
     out.out
 }
 
+/// Names the table of the recipe's knobs.
+const BASE: &str = "knobs-base";
+
 fn group(group: &ExplorePoints) -> Group<'_> {
     let spot = |p: &ExplorePoint| Spot {
-        marker: Marker { x: p.x, y: p.y, label: p.label.clone(), tip: p.tip.clone(), is_invalid: false },
+        marker: Marker { x: p.x, y: p.y, label: p.label.clone(), tip: p.tip.clone(), is_invalid: false, knobs: knobs(p) },
         x_range: p.x_range,
         y_range: p.y_range,
     };
     Group { name: &group.name, spots: group.points.iter().map(spot).collect() }
+}
+
+fn knobs(p: &ExplorePoint) -> Option<KnobSource> {
+    (!p.knobs.is_empty()).then(|| KnobSource { table: BASE.to_owned(), changed: p.knobs.clone() })
 }
 
 fn cell(text: &str) -> Cell {

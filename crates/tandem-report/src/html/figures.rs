@@ -181,8 +181,39 @@ fn waterfall(page: &mut Page, digest: &Digest) {
     page.figure(&WaterfallChart { title, about, rows }.draw(), Some(&table));
 }
 
-/// Draws what a step of a phase's engines held.
-pub(super) fn engine_steps(page: &mut Page, phase: Phase, log: &PhaseLog) {
+/// From the first step of any worker to the end of the last one, seconds; none when a log does not say when steps began.
+pub(super) fn common_span(logs: &[(Phase, PhaseLog)]) -> Option<(f64, f64)> {
+    let spans: Vec<(f64, f64)> = logs.iter().map(|(_, log)| log.span_s()).collect::<Option<_>>()?;
+    spans.into_iter().reduce(|(a, b), (from, to)| (a.min(from), b.max(to)))
+}
+
+/// Where steps lie along x.
+#[derive(Debug, Clone, Copy)]
+enum Places {
+    /// By their number, up to that of the last.
+    Number(f64),
+    /// Seconds from the first of these.
+    Time(f64, f64),
+}
+
+impl Places {
+    fn range(self) -> (f64, f64) {
+        match self {
+            Places::Number(last) => (1.0, last.max(2.0)),
+            Places::Time(from, to) => (0.0, to - from),
+        }
+    }
+
+    fn of(self, i: usize, step: &EngineStep) -> f64 {
+        match self {
+            Places::Number(_) => (i + 1) as f64,
+            Places::Time(from, _) => step.begin_s.unwrap_or(from) - from,
+        }
+    }
+}
+
+/// Draws what a step of a phase's engines held, over time where that is known (`span`, seconds).
+pub(super) fn engine_steps(page: &mut Page, phase: Phase, log: &PhaseLog, span: Option<(f64, f64)>) {
     type Value = fn(&EngineStep) -> Option<f64>;
     let charts: [(&str, &str, Value); 4] = [
         ("Requests in a step", "requests", |step| Some(f64::from(step.n_requests))),
@@ -192,7 +223,7 @@ pub(super) fn engine_steps(page: &mut Page, phase: Phase, log: &PhaseLog) {
     ];
     page.out.push_str("<div class=\"grid\">");
     for (title, unit, value) in charts {
-        step_chart(page, &format!("{title}, {phase}"), unit, log, value);
+        step_chart(page, &format!("{title}, {phase}"), unit, log, span, value);
     }
     page.out.push_str("</div>");
 }
@@ -200,16 +231,24 @@ pub(super) fn engine_steps(page: &mut Page, phase: Phase, log: &PhaseLog) {
 /// Mean, smallest and largest value of a bin.
 type StepBin = Option<(f64, f64, f64)>;
 
-fn step_chart(page: &mut Page, title: &str, unit: &str, log: &PhaseLog, value: impl Fn(&EngineStep) -> Option<f64> + Copy) {
+fn step_chart(
+    page: &mut Page,
+    title: &str,
+    unit: &str,
+    log: &PhaseLog,
+    span: Option<(f64, f64)>,
+    value: impl Fn(&EngineStep) -> Option<f64> + Copy,
+) {
     let longest = log.workers().map(<[EngineStep]>::len).max().unwrap_or(0);
     let n_bins = longest.clamp(1, N_STEP_BINS[usize::from(page.is_crowded)]);
-    let range = (1.0, (longest as f64).max(2.0));
+    let along = span.map_or(Places::Number(longest as f64), |(from, to)| Places::Time(from, to));
+    let range = along.range();
     let workers: Vec<&[EngineStep]> = log.workers().collect();
     let is_single_line = workers.len() == 1 || workers.len() > MAX_WORKER_LINES;
     let series: Vec<Vec<StepBin>> = if is_single_line {
-        vec![binned(&workers, n_bins, range, value)]
+        vec![binned(&workers, n_bins, along, value)]
     } else {
-        workers.iter().map(|w| binned(&[w], n_bins, range, value)).collect()
+        workers.iter().map(|w| binned(&[w], n_bins, along, value)).collect()
     };
     if series.iter().flatten().all(Option::is_none) {
         return;
@@ -224,8 +263,8 @@ fn step_chart(page: &mut Page, title: &str, unit: &str, log: &PhaseLog, value: i
     let band = if is_single_line { " The band goes from the smallest to the largest value." } else { "" };
     let chart = LineChart {
         title: title.to_owned(),
-        about: format!("{} steps of {} workers by their number, mean of {n_bins} bins.{band}", count(log.n_steps() as u64), workers.len()),
-        x: Axis { label: "step" },
+        about: format!("{} steps of {} workers, mean of {n_bins} bins.{band}", count(log.n_steps() as u64), workers.len()),
+        x: Axis { label: if span.is_some() { "s" } else { "step" } },
         y: Axis { label: unit },
         range,
         places,
@@ -235,13 +274,15 @@ fn step_chart(page: &mut Page, title: &str, unit: &str, log: &PhaseLog, value: i
     page.figure(&chart.draw(), Some(&step_table(&workers, unit, value)));
 }
 
-fn binned(workers: &[&[EngineStep]], n_bins: usize, range: (f64, f64), value: impl Fn(&EngineStep) -> Option<f64>) -> Vec<StepBin> {
+fn binned(workers: &[&[EngineStep]], n_bins: usize, along: Places, value: impl Fn(&EngineStep) -> Option<f64>) -> Vec<StepBin> {
+    let range = along.range();
     let bins = Bins::new(range.0, range.1, n_bins);
     let mut found: Vec<Option<(f64, f64, f64, u64)>> = vec![None; n_bins];
     for (i, step) in workers.iter().flat_map(|steps| steps.iter().enumerate()) {
         if let Some(v) = value(step) {
-            let (sum, low, high, n) = found[bins.index((i + 1) as f64)].unwrap_or((0.0, v, v, 0));
-            found[bins.index((i + 1) as f64)] = Some((sum + v, low.min(v), high.max(v), n + 1));
+            let bin = bins.index(along.of(i, step));
+            let (sum, low, high, n) = found[bin].unwrap_or((0.0, v, v, 0));
+            found[bin] = Some((sum + v, low.min(v), high.max(v), n + 1));
         }
     }
     found.into_iter().map(|bin| bin.map(|(sum, low, high, n)| (sum / n as f64, low, high))).collect()

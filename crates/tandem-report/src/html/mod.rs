@@ -4,7 +4,7 @@
 //! could make it load something or run what a file of a run contains. The script only shows values where the pointer is; without it
 //! everything is still there, in tables.
 //!
-//! Reading order: `overview` (verdicts and frontier), `comparison`, `run_section` (one run), `exploration` and `live` (pages of their own), `figures` (data to charts), `parts` (tables, badges).
+//! Reading order: `overview` (verdicts and frontier), `comparison`, `run_section` (one run), `prediction`, `exploration` and `live` (pages of their own), `figures` (data to charts), `parts` (tables, badges).
 
 mod comparison;
 mod exploration;
@@ -13,6 +13,7 @@ mod live;
 mod overview;
 mod parts;
 mod policy;
+mod prediction;
 mod run_section;
 
 use std::fmt::Write;

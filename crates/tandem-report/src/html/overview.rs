@@ -6,7 +6,9 @@ use tandem_metrics::metrics::{output_throughput_per_gpu, output_throughput_per_u
 use tandem_metrics::{Metric, Verdict};
 
 use super::parts::{Cell, Page, Table, badge};
-use crate::chart::{Marker, ParetoChart, Trail};
+use super::run_section::knob_table_id;
+use crate::chart::{KnobSource, Marker, ParetoChart, Trail};
+use crate::data::plan_facts::{Knob, PlanFacts};
 use crate::data::result_file::SavedPoint;
 use crate::data::run::Run;
 use crate::escape::esc;
@@ -24,6 +26,7 @@ pub(super) fn write(page: &mut Page, runs: &[Run]) {
     page.out.push_str("</div><div>");
     knob_part(page, runs);
     page.out.push_str("</div></div>");
+    page.knob_panel();
     page.out.push_str("</section>\n");
 }
 
@@ -139,9 +142,6 @@ fn marker(run: &Run, spot: &Spot) -> Marker {
             let _ = write!(tip, "\n{label} {} ms, p99 {}", number(avg), number(p99));
         }
     }
-    for knob in run.plan.iter().flat_map(|plan| plan.set_knobs()).filter(|knob| knob.name != "CONCURRENCY").take(8) {
-        let _ = write!(tip, "\n{} = {}", knob.name, knob.value);
-    }
     let _ = write!(tip, "\n{}{}", spot.verdict, if spot.is_on_frontier { ", on the frontier" } else { "" });
     Marker {
         x: spot.per_user,
@@ -149,7 +149,17 @@ fn marker(run: &Run, spot: &Spot) -> Marker {
         label: point.load.concurrency.map_or_else(String::new, |n| format!("c{n}")),
         tip,
         is_invalid: spot.verdict == Verdict::Invalid,
+        knobs: run.plan.as_ref().map(|plan| KnobSource { table: knob_table_id(spot.run), changed: changed_knobs(plan, point) }),
     }
+}
+
+/// Knobs that somebody set, with the load of this point in place of the list that was swept.
+fn changed_knobs(plan: &PlanFacts, point: &SavedPoint) -> Vec<(String, String)> {
+    let value = |knob: &Knob| match point.load.concurrency {
+        Some(n) if knob.name == "CONCURRENCY" && knob.value.contains(',') => n.to_string(),
+        _ => knob.value.clone(),
+    };
+    plan.set_knobs().map(|knob| (knob.name.clone(), value(knob))).collect()
 }
 
 fn table(runs: &[Run], spots: &[Spot]) -> Table {

@@ -62,7 +62,7 @@ impl Cell {
 
     /// Text in the colour of good or bad news.
     pub(super) fn toned(text: &str, tone: &str) -> Self {
-        Cell { html: format!("<span class=\"{tone}\">{}</span>", esc(text)), is_number: false }
+        Cell { html: format!("<span class=\"f {tone}\">{}</span>", esc(text)), is_number: false }
     }
 }
 
@@ -107,14 +107,16 @@ impl Page {
         for (i, text) in table.head.iter().enumerate() {
             let is_number = table.rows.first().and_then(|row| row.get(i)).is_some_and(|cell| cell.is_number);
             let class = if is_number { " class=\"n\"" } else { "" };
-            let _ = write!(self.out, "<th scope=\"col\"{class}>{}</th>", esc(text));
+            // Names of knobs may break after their words, so that a column is no wider than it must be.
+            let _ = write!(self.out, "<th scope=\"col\"{class}>{}</th>", esc(text).to_string().replace('_', "_<wbr>"));
         }
         self.out.push_str("</tr></thead><tbody>");
         for row in &table.rows {
             self.out.push_str("<tr>");
             for (i, cell) in row.iter().enumerate() {
                 let _ = match (i, cell.is_number) {
-                    (0, _) => write!(self.out, "<th scope=\"row\">{}</th>", cell.html),
+                    (0, true) => write!(self.out, "<th scope=\"row\" class=\"n\">{}</th>", cell.html),
+                    (0, false) => write!(self.out, "<th scope=\"row\">{}</th>", cell.html),
                     (_, true) => write!(self.out, "<td class=\"n\">{}</td>", cell.html),
                     (_, false) => write!(self.out, "<td>{}</td>", cell.html),
                 };
@@ -122,6 +124,18 @@ impl Page {
             self.out.push_str("</tr>");
         }
         self.out.push_str("</tbody></table></div>");
+    }
+
+    /// Where the script shows all knobs of the mark that was pointed at last.
+    pub(super) fn knob_panel(&mut self) {
+        self.out.push_str("<div id=\"picked\" class=\"picked\" aria-live=\"polite\" hidden></div>");
+    }
+
+    /// A folded table of knobs (name, value, more), which marks refer to by `id`.
+    pub(super) fn folded_knobs(&mut self, id: &str, table: &Table) {
+        let _ = write!(self.out, "<details class=\"data\" id=\"{id}\"><summary>All {} knobs</summary>", table.rows.len());
+        self.table(table);
+        self.out.push_str("</details>");
     }
 
     /// A picture with its title, legend and the same as a table.

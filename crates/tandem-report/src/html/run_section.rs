@@ -10,6 +10,7 @@ use tandem_metrics::metrics::{
 use super::figures;
 use super::overview::reasons;
 use super::parts::{Cell, Page, Table, badge};
+use super::prediction;
 use crate::data::plan_facts::{PlanFacts, WorkerGroup};
 use crate::data::result_file::SavedPoint;
 use crate::data::run::Run;
@@ -30,6 +31,7 @@ pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[boo
     }
     if run.points().len() > 0 {
         points(page, run);
+        prediction::write(page, run);
         page.heading(3, None, "Latency distributions");
         figures::distributions(page, run);
         details(page, run, is_detailed);
@@ -39,13 +41,17 @@ pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[boo
         page.paragraph("quiet", "Left out, to keep this page small: a page with fewer runs has them.");
     } else if !run.logs.is_empty() {
         page.heading(3, None, "Engine steps");
-        page.paragraph(
-            "quiet",
-            "From the iteration lines of the workers, which carry no time of day: steps are placed by their number, warm-up included.",
-        );
-        run.logs.iter().for_each(|(phase, log)| figures::engine_steps(page, *phase, log));
+        let span = figures::common_span(&run.logs);
+        let placed = match span {
+            Some(_) => "From the iteration lines of the workers, warm-up included; times count from the first step of any of them.",
+            None => {
+                "From the iteration lines of the workers, which do not say when a step began: steps are placed by their number, warm-up included."
+            }
+        };
+        page.paragraph("quiet", placed);
+        run.logs.iter().for_each(|(phase, log)| figures::engine_steps(page, *phase, log, span));
     }
-    reproduce(page, run);
+    reproduce(page, index, run);
     evidence(page, run);
     page.out.push_str("</section>\n");
 }
@@ -177,14 +183,14 @@ fn details(page: &mut Page, run: &Run, is_detailed: &[bool]) {
     }
 }
 
-fn reproduce(page: &mut Page, run: &Run) {
+fn reproduce(page: &mut Page, index: usize, run: &Run) {
     page.heading(3, None, "How to reproduce");
     let result = &run.result;
     match &run.plan {
         Some(plan) => {
             let _ = write!(page.out, "<pre><code>{}</code></pre>", esc(&plan.command()));
             page.paragraph("quiet", "The command sets everything that was not as in the built-in recipe, whichever layer it came from.");
-            knobs(page, plan);
+            knobs(page, index, plan);
         }
         None => page.paragraph("quiet", "There is no plan.json: the endpoint was not deployed by this run. Each profile_export_genai_perf.json has the load under input_config."),
     }
@@ -202,7 +208,7 @@ fn reproduce(page: &mut Page, run: &Run) {
     page.table(&Table { caption: String::new(), head: vec!["what".to_owned(), "value".to_owned()], rows: rows.collect() });
 }
 
-fn knobs(page: &mut Page, plan: &PlanFacts) {
+fn knobs(page: &mut Page, index: usize, plan: &PlanFacts) {
     let row = |knob: &crate::data::plan_facts::Knob| vec![Cell::code(&knob.name), Cell::code(&knob.value), Cell::text(&knob.layer)];
     let head: Vec<String> = ["knob", "value", "set by"].map(str::to_owned).into();
     let set: Vec<Vec<Cell>> = plan.set_knobs().map(row).collect();
@@ -211,9 +217,12 @@ fn knobs(page: &mut Page, plan: &PlanFacts) {
     } else {
         page.table(&Table { caption: "Knobs that differ from the built-in recipe".to_owned(), head: head.clone(), rows: set });
     }
-    let _ = write!(page.out, "<details class=\"data\"><summary>All {} knobs</summary>", plan.knobs.len());
-    page.table(&Table { caption: String::new(), head, rows: plan.knobs.iter().map(row).collect() });
-    page.out.push_str("</details>");
+    page.folded_knobs(&knob_table_id(index), &Table { caption: String::new(), head, rows: plan.knobs.iter().map(row).collect() });
+}
+
+/// Names the table of all knobs of run `index`.
+pub(super) fn knob_table_id(index: usize) -> String {
+    format!("knobs-{}", index + 1)
 }
 
 fn evidence(page: &mut Page, run: &Run) {

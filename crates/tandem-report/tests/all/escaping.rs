@@ -8,7 +8,7 @@ use crate::markup::Markup;
 const HOSTILE: &str = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\" onload=\"alert(3)' &lt; \u{202e}";
 
 /// What the page is made of; nothing else may appear, whatever the files contain.
-const ATTRIBUTES: [&str; 30] = [
+const ATTRIBUTES: [&str; 33] = [
     "aria-hidden",
     "aria-label",
     "aria-labelledby",
@@ -19,6 +19,9 @@ const ATTRIBUTES: [&str; 30] = [
     "cy",
     "d",
     "data-hover",
+    "aria-live",
+    "data-changed",
+    "data-knobs",
     "data-tip",
     "height",
     "hidden",

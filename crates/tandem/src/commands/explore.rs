@@ -4,35 +4,37 @@ mod answer;
 mod live;
 mod page;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
 use tandem_explore::{
-    Axes, Exploration, Expression, Limits, Measured, Screened, Simulated, Slo, Space, State, band, explored, nearest, propose, screen_all,
+    Axes, Exploration, Expression, Limits, Measured, Pricer, Screened, Screening, Simulated, Slo, Space, State, band, explored, nearest,
+    propose, screen,
 };
 use tandem_plan::Plan;
-use tandem_sim::fit::Constants;
-use tandem_sim::model::Model;
-use tandem_sim::predict::predict;
 
 use super::report::{command_line, pretty};
 use super::run_folder::write_whole;
-use super::{recipe, run_reader};
+use super::{prediction, recipe, run_reader};
 use crate::cli::ExploreArgs;
 use crate::exit::{Exit, Failure, OrExit};
 
 /// Points of a space, at most: some minutes of screening.
 const MAX_POINTS: usize = 20_000_000;
+/// Points that a core screens at a time.
+const STRETCH: usize = 2048;
 /// Predictions from before, below the output folder.
 const STATE: &str = "state.jsonl";
 
 pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let axes = Axes::parse(&args.recipe.sets).or_exit(Exit::Usage)?;
     args.recipe.sets.clone_from(&axes.rest);
+    let axes_rest = axes.rest.clone();
     let limits = limits(&args)?;
-    let model = model(args.constants.as_deref())?;
     let recipe = recipe::load(&args.recipe)?;
     let about = about(&args, &axes);
     let mut space = Space::new(&recipe, axes, limits).or_exit(Exit::Usage)?;
@@ -40,16 +42,16 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
         let message = format!("{} points are more than {MAX_POINTS}", space.len());
         return Err(Failure::message(Exit::Usage, message).with_hint("shorten an axis, or give it a step: --set CONCURRENCY=64..4096:x2"));
     }
+    let pricer = pricer(&args, &mut space)?;
     let began = std::time::Instant::now();
-    let mut tick = progress("screened", space.len());
-    let screening = screen_all(&mut space, &model, &read, &mut tick);
+    let screening = screen_all(&space, &pricer);
     let screen_s = began.elapsed().as_secs_f64();
     if let Some(advice) = nearest(&mut space, &screening) {
         let counts: Vec<String> = screening.refusals.iter().map(|(reason, r)| format!("{} × {reason}", r.n)).collect();
         let message = format!("no point of {} is left: {}", screening.n, counts.join(", "));
         return Err(Failure::message(Exit::Infeasible, message).with_hint(format!("nearest change: {advice}")));
     }
-    let mut search = Search { space, model, state: None, out: args.out.clone(), n_resumed: 0 };
+    let mut search = Search { space, pricer, state: None, out: args.out.clone(), n_resumed: 0 };
     search.open()?;
     let began = std::time::Instant::now();
     let chosen = band(&screening.points, args.band / 100.0, args.simulate);
@@ -59,15 +61,35 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
     let simulated = explored(simulated, &search.space.limits);
     let proposals = propose(&simulated, &measured, args.propose);
-    let result = Exploration { recipe: recipe.name.clone(), about, screening, simulated, measured, proposals };
+    let result = Exploration {
+        recipe: recipe.name.clone(),
+        about,
+        slos: search.space.limits.slos.clone(),
+        screening,
+        simulated,
+        measured,
+        proposals,
+    };
     let timing = format!(
         "screened {} points in {screen_s:.2} s, simulated {} in {simulate_s:.2} s ({} taken from before)",
         result.screening.n,
         result.simulated.len() - search.n_resumed,
         search.n_resumed
     );
-    write(&args, &result, &timing)?;
-    if args.serve { live::serve(args.port, answer::Predictor::new(search, recipe.name.clone()), &result) } else { Ok(()) }
+    write(&args, &result, &search.space, &timing)?;
+    if !args.serve {
+        return Ok(());
+    }
+    live::serve(args.port, answer::Predictor::new(search, args.recipe.recipe.clone(), given(&args, &axes_rest)), &result)
+}
+
+/// Flags that make the recipe what it is, besides axes and GPU type.
+fn given(args: &ExploreArgs, rest: &[String]) -> Vec<String> {
+    let r = &args.recipe;
+    let site = r.site.as_ref().map(|path| path.display().to_string());
+    let flags = [("--site", &site), ("--model", &r.model), ("--load-format", &r.load_format), ("--device-memory", &r.device_memory)];
+    let flags = flags.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?])).flatten();
+    flags.chain(rest.iter().flat_map(|set| ["--set".to_owned(), set.clone()])).collect()
 }
 
 fn limits(args: &ExploreArgs) -> Result<Limits, Failure> {
@@ -76,15 +98,49 @@ fn limits(args: &ExploreArgs) -> Result<Limits, Failure> {
     Ok(Limits { max_gpus: args.max_gpus, conditions, slos })
 }
 
-fn model(constants: Option<&Path>) -> Result<Model, Failure> {
-    let constants = match constants {
-        None => Constants::shipped(),
-        Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)?;
-            Constants::from_json(&text).with_context(|| path.display().to_string()).or_exit(Exit::Artifact)?
+/// What prices the points: the architecture is that of the recipe.
+fn pricer(args: &ExploreArgs, space: &mut Space) -> Result<Pricer, Failure> {
+    if space.axes.iter().any(|(knob, _)| knob.name == "DUMMY_LAYERS") {
+        return Err(Failure::message(Exit::Usage, "all points of a search serve one model: DUMMY_LAYERS cannot vary")
+            .with_hint("explore each number of layers by itself"));
+    }
+    let config = space.architecture(&read).map_err(recipe::plan_failure)?;
+    Ok(Pricer {
+        model: prediction::model_of(config, args.constants.as_deref())?,
+        calibration: args.calibration.as_deref().map(super::simulate::read_calibration).transpose()?,
+    })
+}
+
+/// Screens every point, a stretch of the space at a time on each core.
+fn screen_all(space: &Space, pricer: &Pricer) -> Screening {
+    let n = space.len();
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(n.div_ceil(STRETCH));
+    let next = AtomicUsize::new(0);
+    let mut tick = progress("screened", n);
+    let mut stretches: BTreeMap<usize, Screening> = BTreeMap::new();
+    std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        for _ in 0..n_threads {
+            let (sender, next, mut space) = (sender.clone(), &next, space.clone());
+            scope.spawn(move || {
+                loop {
+                    let from = next.fetch_add(STRETCH, Ordering::Relaxed);
+                    if from >= n || sender.send((from, screen(&mut space, pricer, &read, from..n.min(from + STRETCH)))).is_err() {
+                        break;
+                    }
+                }
+            });
         }
-    };
-    Ok(Model::deepseek_r1(constants))
+        drop(sender);
+        for (from, stretch) in receiver {
+            stretches.insert(from, stretch);
+            tick(stretches.len() * STRETCH);
+        }
+    });
+    stretches.into_values().fold(Screening::default(), |mut all, stretch| {
+        all.merge(stretch);
+        all
+    })
 }
 
 /// The space in words.
@@ -109,23 +165,19 @@ fn read(path: &str) -> std::io::Result<String> {
 }
 
 /// Shows how far a long search is, where somebody looks.
-fn progress(what: &'static str, n: usize) -> impl FnMut(usize) -> bool {
+fn progress(what: &'static str, n: usize) -> impl FnMut(usize) {
     let is_shown = n > 50_000 && std::io::stderr().is_terminal();
     move |done| {
-        if is_shown && done % (1 << 14) == 0 {
-            let _ = write!(std::io::stderr(), "\r{what} {done} of {n}");
-            if done + (1 << 14) >= n {
-                let _ = writeln!(std::io::stderr());
-            }
+        if is_shown {
+            let _ = write!(std::io::stderr(), "\r{what} {} of {n}{}", done.min(n), if done >= n { "\n" } else { "" });
         }
-        true
     }
 }
 
-/// A space, the model, and the predictions that are kept.
+/// A space, what prices it, and the predictions that are kept.
 pub(super) struct Search {
     pub(super) space: Space,
-    pub(super) model: Model,
+    pub(super) pricer: Pricer,
     state: Option<State>,
     out: Option<PathBuf>,
     n_resumed: usize,
@@ -134,7 +186,7 @@ pub(super) struct Search {
 impl Search {
     /// Takes up the state of an earlier search in the same folder.
     fn open(&mut self) -> Result<(), Failure> {
-        let mut state = State::new(&self.model);
+        let mut state = State::new(&self.pricer);
         if let Some(out) = &self.out {
             fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display())).or_exit(Exit::Artifact)?;
             let path = out.join(STATE);
@@ -156,22 +208,20 @@ impl Search {
 
     /// Simulates the points that were not simulated before; each is kept as soon as it is there.
     fn simulate(&mut self, points: &[Screened]) -> Result<Vec<Simulated>, Failure> {
-        let mut tick = progress("simulated", points.len());
         let mut simulated = Vec::with_capacity(points.len());
-        for (i, point) in points.iter().enumerate() {
-            tick(i);
+        for point in points {
             let variant = self.space.variant(point.index).map_err(|why| Failure::message(Exit::Bug, why))?;
             let plan: Plan = variant.plan(&read).or_exit(Exit::Bug)?;
             let variant = variant.clone();
             let key = State::key(&plan);
-            let state = self.state.get_or_insert_with(|| State::new(&self.model));
+            let state = self.state.get_or_insert_with(|| State::new(&self.pricer));
             let prediction = match state.get(&key) {
                 Some(prediction) => {
                     self.n_resumed += 1;
                     prediction.clone()
                 }
                 None => {
-                    let Some(prediction) = predict(&self.model, &plan).into_iter().next() else { continue };
+                    let Some(prediction) = self.pricer.predict(&plan).into_iter().next() else { continue };
                     let line = state.put(&key, prediction.clone());
                     if let Some(out) = &self.out {
                         append(&out.join(STATE), &line)?;
@@ -221,11 +271,11 @@ fn measured(paths: &[PathBuf]) -> Result<Vec<Measured>, Failure> {
     Ok(measured)
 }
 
-fn write(args: &ExploreArgs, result: &Exploration, timing: &str) -> Result<(), Failure> {
+fn write(args: &ExploreArgs, result: &Exploration, space: &Space, timing: &str) -> Result<(), Failure> {
     if let Some(out) = &args.out {
         write_whole(&out.join("explore.json"), pretty(&tandem_explore::json(result))?.as_bytes())?;
         write_whole(&out.join("explore.csv"), tandem_explore::csv(result).as_bytes())?;
-        let html = tandem_report::explore_html(&page::page(result, &command_line()));
+        let html = tandem_report::explore_html(&page::page(result, space, &command_line()));
         write_whole(&out.join("explore.html"), html.as_bytes())?;
     }
     let mut text = if args.json { pretty(&tandem_explore::json(result))? } else { tandem_explore::terminal(result) };

@@ -25,6 +25,7 @@ pub(crate) mod worker;
 mod clients;
 mod manifest;
 mod measure;
+mod prediction;
 mod progress;
 mod recipe;
 mod results;

@@ -7,6 +7,7 @@ use anyhow::Context;
 use tandem_plan::Plan;
 use tandem_recipe::{explain, plan_table, render_configs};
 use tandem_sim::fit::Constants;
+use tandem_sim::hardware;
 use tandem_sim::model::Model;
 use tandem_sim::predict::{Interval, predict};
 
@@ -41,12 +42,9 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     }
 }
 
-/// What each load point will do, where the performance model knows the architecture and has costs of the engine; else nothing.
+/// What each load point will do, where the performance model has costs of the engine; else nothing.
 fn predicted(plan: &Plan) -> String {
-    let model = Model::deepseek_r1(Constants::shipped());
-    if plan.model.config != *model.config() {
-        return String::new();
-    }
+    let model = Model::new(plan.model.config.clone(), hardware::shipped(), Constants::shipped());
     let mut out = String::new();
     for point in predict(&model, plan) {
         let range = |interval: &Interval, scale: f64, digits: usize| {

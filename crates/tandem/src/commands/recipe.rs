@@ -38,7 +38,7 @@ pub(crate) fn recipe_failure(error: RecipeError) -> Failure {
     Failure { exit: Exit::Recipe, error: error.into(), hint }
 }
 
-fn plan_failure(error: PlanError) -> Failure {
+pub(crate) fn plan_failure(error: PlanError) -> Failure {
     let hint = error.hint();
     let exit = if error.exit_code() == tandem_recipe::error::EXIT_RECIPE_INVALID { Exit::Recipe } else { Exit::Infeasible };
     Failure { exit, error: error.into(), hint }

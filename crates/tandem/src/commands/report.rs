@@ -7,7 +7,7 @@ use anyhow::Context;
 use tandem_report::{Comparison, Run, compare, html, json, markdown};
 
 use super::run_folder::write_whole;
-use super::run_reader;
+use super::{prediction, run_reader};
 use crate::cli::ReportArgs;
 use crate::exit::{Exit, Failure, OrExit};
 
@@ -19,7 +19,8 @@ pub(crate) fn report(args: &ReportArgs) -> Result<(), Failure> {
     if to_stdout > 1 {
         return Err(Failure::message(Exit::Usage, "only one of --html, --markdown and --json can go to standard output"));
     }
-    let runs = run_reader::read_all(&args.runs)?;
+    let mut runs = run_reader::read_all(&args.runs)?;
+    prediction::add(&mut runs, args.constants.as_deref(), args.calibration.as_deref())?;
     let comparisons: Vec<Comparison> = runs.iter().skip(1).map(|run| compare(&runs[0], run)).collect();
     if let Some(path) = &args.html {
         put(path, html(&runs, &comparisons, &command_line()).as_bytes())?;

@@ -27,7 +27,6 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
     let calibration = args.calibration.as_deref().map(read_calibration).transpose()?;
     let faults = args.inject.iter().map(|text| text.parse::<Fault>()).collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
     let arrivals = arrivals(args)?;
-    let model = Model::deepseek_r1(Constants::shipped());
     let n_plans = plans.len();
     if calibration.is_none() && plans.iter().any(|plan| plan.engine == EngineKind::Cpu) {
         return Err(Failure::message(Exit::Usage, "the CPU engine has no costs until a run of it was calibrated")
@@ -39,8 +38,8 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
             Some(out) => out.clone(),
             None => RunFolder::default_path(plan.load.isl, plan.load.osl),
         };
-        let own = Model::new(plan.model.config.clone(), tandem_sim::hardware::shipped(), model.constants.clone());
-        simulate_plan(plan, &own, calibration.as_ref(), &faults, &arrivals, RunFolder::create(&path)?, args.strict)?;
+        let model = Model::new(plan.model.config.clone(), tandem_sim::hardware::shipped(), Constants::shipped());
+        simulate_plan(plan, &model, calibration.as_ref(), &faults, &arrivals, RunFolder::create(&path)?, args.strict)?;
     }
     Ok(())
 }

@@ -129,6 +129,35 @@ impl Drop for Background {
     }
 }
 
+/// The live page of a small search; ended when dropped.
+pub(crate) struct Live {
+    child: Child,
+    /// Host and port.
+    pub(crate) address: String,
+}
+
+impl Live {
+    /// `tandem explore ARGS --serve` over a few points of the published recipe.
+    pub(crate) fn start() -> Self {
+        Self::of(&["deepseek-r1", "--gpu-type", "gb200", "--set", "NCTX=3,4,6", "--set", "GEN_MAX_BATCH_SIZE=64,128"])
+    }
+
+    /// `tandem explore ARGS --serve`.
+    pub(crate) fn of(args: &[&str]) -> Self {
+        let mut child = tandem().arg("explore").args(args).arg("--serve").stdout(Stdio::piped()).spawn().expect("tandem starts");
+        let lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        let address = lines.filter_map(|l| Some(l.split_once("live page: http://")?.1.split_once('/')?.0.to_owned())).next();
+        Live { address: address.expect("it says where it serves"), child }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 pub(crate) fn kill(pid: i32, signal: Signal) {
     let _ = kill_process(Pid::from_raw(pid).expect("a pid"), signal);
 }

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 
-use tandem_explore::{Exploration, Measured, Simulated};
+use tandem_explore::{Exploration, Measured, Simulated, Space};
+use tandem_recipe::KNOBS;
 use tandem_report::{ExplorePage, ExplorePoint, ExplorePoints, ExploreTable};
 use tandem_sim::predict::Interval;
 
-pub(super) fn page(e: &Exploration, command: &str) -> ExplorePage {
+pub(super) fn page(e: &Exploration, space: &Space, command: &str) -> ExplorePage {
+    let base = space.original();
     let frontier = e.frontier();
     let proposed: Vec<&Simulated> = e.proposals.iter().map(|p| &e.simulated[p.simulated]).collect();
     let mut groups = vec![
@@ -32,6 +34,8 @@ pub(super) fn page(e: &Exploration, command: &str) -> ExplorePage {
         title: format!("{}: {} points", e.recipe, e.screening.n),
         command: command.to_owned(),
         about: e.about.clone(),
+        remarks: e.remarks(),
+        base: KNOBS.iter().map(|knob| (knob.name.to_owned(), base.value(knob.name).to_string())).collect(),
         cloud: e.screening.points.iter().map(|p| (p.per_user, p.per_gpu)).collect(),
         frontier: frontier.iter().map(|p| (p.corner().x, p.corner().y)).collect(),
         groups,
@@ -48,9 +52,6 @@ fn point(p: &Simulated, label: &str) -> ExplorePoint {
     let mut tip = format!("{} tokens/s/GPU\n{} tokens/s/user", range(&gpu), range(&user));
     let _ = write!(tip, "\nTTFT {:.2} s, p99 {:.1} s", p.prediction.ttft_median.value, p.prediction.ttft_p99.value);
     let _ = write!(tip, "\n{} GPUs, limited by {}", p.screened.gpus, p.screened.bound.name());
-    for (name, value) in &p.knobs {
-        let _ = write!(tip, "\n{name} = {value}");
-    }
     for reason in &p.prediction.extrapolates {
         let _ = write!(tip, "\nextrapolated: {reason}");
     }
@@ -61,6 +62,7 @@ fn point(p: &Simulated, label: &str) -> ExplorePoint {
         y_range: Some((gpu.low, gpu.high)),
         label: label.to_owned(),
         tip,
+        knobs: p.knobs.clone(),
     }
 }
 
