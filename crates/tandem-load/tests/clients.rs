@@ -1,5 +1,6 @@
 //! One load from several clients: it is the load that one alone would make, and a client that is lost is named.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(unix)]
 
 mod scripted;
@@ -21,7 +22,6 @@ use tandem_metrics::{LoadPhase, Outcome};
 const N_WARMUP: u32 = 5;
 const N: u32 = 31;
 
-#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn spec_of(setup: &Value) -> LoadSpec {
     let concurrency = u32::try_from(setup["concurrency"].as_u64().unwrap()).unwrap();
     let mut spec = LoadSpec::closed_loop(setup["url"].as_str().unwrap(), "m", concurrency, N, 24, 3).unwrap();
@@ -49,7 +49,6 @@ struct Agents {
 }
 
 impl Agents {
-    #[allow(clippy::unwrap_used, reason = "a helper of tests")]
     fn start(n: usize, prepare: fn(&Value, &Value) -> Result<Prepared, String>) -> Self {
         let token = Token::random().unwrap().0;
         let (mut addresses, mut threads) = (Vec::new(), Vec::new());
@@ -62,7 +61,6 @@ impl Agents {
     }
 
     /// Each has served one coordinator.
-    #[allow(clippy::unwrap_used, reason = "a helper of tests")]
     fn join(self) -> Vec<io::Result<()>> {
         self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     }
@@ -160,7 +158,6 @@ fn all_clients_together_hold_the_concurrency_and_never_exceed_it() {
 }
 
 /// Passes everything on until it is told to cut both connections.
-#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn cutting_relay(to: String, cut: Arc<AtomicBool>) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -222,7 +219,7 @@ fn a_client_that_is_lost_is_named_and_the_others_stop() {
     assert!(!report.is_complete(), "the load was not whole");
     assert!(report.records.len() < (N_WARMUP + N) as usize && report.records.iter().all(|r| r.outcome.is_ok()));
     assert!(
-        report.records.iter().filter(|r| r.phase == LoadPhase::Profiling).all(|r| r.index % 2 == 0),
+        report.records.iter().filter(|r| r.phase == LoadPhase::Profiling).all(|r| r.index.is_multiple_of(2)),
         "those of the client that is left"
     );
     assert!(matches!(drive(&mut fleet, &setup), Err(LoadError::Client { name, .. }) if name == relay), "it stays lost");

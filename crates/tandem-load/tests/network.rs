@@ -1,5 +1,6 @@
 //! The ways to a server: TLS against a real rustls server, unix sockets, proxies with and without a tunnel; and stamps of what was sent.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(all(feature = "tls", unix))]
 
 mod scripted;
@@ -30,7 +31,6 @@ struct Listening {
 }
 
 impl Listening {
-    #[allow(clippy::unwrap_used, reason = "a helper of tests")]
     fn start(handler: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, handler, stop): (_, Arc<Handler>, Arc<std::sync::atomic::AtomicBool>) =
@@ -89,7 +89,6 @@ struct Identity {
 }
 
 impl Identity {
-    #[allow(clippy::unwrap_used, reason = "a helper of tests")]
     fn new(name: &str) -> Self {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -120,12 +119,10 @@ impl Identity {
     }
 }
 
-#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn encrypted(config: &Arc<ServerConfig>, stream: TcpStream) -> StreamOwned<ServerConnection, TcpStream> {
     StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream)
 }
 
-#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn spec(url: &str, isl: u32) -> LoadSpec {
     let mut spec = LoadSpec::closed_loop(url, "m", 4, 24, isl, N_OUTPUT).unwrap();
     spec.load.n_warmup = 4;
@@ -211,9 +208,9 @@ fn a_session_that_ends_without_saying_so_truncates_what_only_its_end_would_have_
         let n_prompt = body["messages"][0]["content"].as_str().unwrap().len();
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n{}", content("x"));
         let id: usize = header(&head, "x-request-id").unwrap().rsplit_once('-').unwrap().1.parse().unwrap();
-        let end = if id % 2 == 0 { ending(n_prompt, 1) } else { String::new() };
+        let end = if id.is_multiple_of(2) { ending(n_prompt, 1) } else { String::new() };
         tls.write_all((answer + &end).as_bytes()).unwrap();
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             tls.conn.send_close_notify();
         }
         let _ = tls.flush();
@@ -221,7 +218,7 @@ fn a_session_that_ends_without_saying_so_truncates_what_only_its_end_would_have_
     let mut spec = spec(&format!("https://localhost:{}", server.address.port()), 8);
     (spec.tls, spec.load.n_warmup, spec.load.n_requests) = (identity.trusted(), 0, 8);
     for record in go(&spec).unwrap().records {
-        let wanted = if record.index % 2 == 0 { None } else { Some(FailureKind::Truncated) };
+        let wanted = if record.index.is_multiple_of(2) { None } else { Some(FailureKind::Truncated) };
         assert_eq!(record.outcome.failure(), wanted, "{record:?}");
         assert_eq!(record.chunks.len(), 1);
     }
@@ -309,7 +306,6 @@ fn forward(client: &mut TcpStream, server: &mut TcpStream, authority: &str) {
     }
 }
 
-#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn through(spec: LoadSpec, proxy: &Listening, credentials: &str) -> LoadSpec {
     let proxy = Proxy::parse(&format!("http://{credentials}{}", proxy.address)).unwrap();
     LoadSpec { target: spec.target.clone().through(proxy).unwrap(), ..spec }

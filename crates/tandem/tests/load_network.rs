@@ -1,5 +1,7 @@
 //! `tandem load` on its way to the server: sockets, proxies, refusals, interrupts; and that no secret is left behind.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,13 +15,11 @@ use rustix::process::Signal;
 use tandem_load::paced::{PacedConfig, PacedServer};
 use tandem_plan::Nanos;
 
-#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn paced() -> PacedServer {
     PacedServer::start(PacedConfig { ttft: Nanos::from_millis(2), itl: Nanos::from_millis(1), tokens_per_chunk: 1, n_prompt: 32 }).unwrap()
 }
 
 /// Every file below `folder`.
-#[allow(clippy::unwrap_used, reason = "a helper of tests")]
 fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -107,7 +107,6 @@ struct Holding {
 }
 
 impl Holding {
-    #[allow(clippy::unwrap_used, reason = "a helper of tests")]
     fn start(answer: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let held = Holding { url: format!("http://{}", listener.local_addr().unwrap()), n_read: Arc::default(), release: Arc::default() };
