@@ -119,7 +119,7 @@ impl Run<'_> {
     async fn measure(&mut self, level: Level) -> Result<Measured, Failure> {
         let ask = ask(self.args, &self.asked, self.session.clone(), level);
         let point = Point::new(&ask, self.n_points, self.folder.root(), &self.folder.path("logs/bench.log"))?;
-        let point = point.from_clients(self.clients.clone());
+        let point = point.driven_by(self.clients.clone());
         self.n_points += 1;
         let stop = Arc::new(StopSignal::new());
         let mut load = tokio::task::spawn_blocking({

@@ -182,7 +182,7 @@ impl Point {
     }
 
     /// Has `clients`, if there are any, drive the load instead of this process.
-    pub(crate) fn from_clients(self, clients: Option<Arc<Clients>>) -> Self {
+    pub(crate) fn driven_by(self, clients: Option<Arc<Clients>>) -> Self {
         Point { clients, ..self }
     }
 
