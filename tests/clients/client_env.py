@@ -28,8 +28,10 @@ def not_run(reason: str) -> None:
     sys.exit(NOT_RUN)
 
 
-def enter(*requirements: str) -> None:
-    """Returns inside an environment that holds `requirements` ("name==version"); elsewhere it does not return."""
+def enter(*requirements: str, without_dependencies: tuple = ()) -> None:
+    """Returns inside an environment that holds `requirements` ("name==version"); elsewhere it does not return.
+
+    Those of `without_dependencies` get only what is named beside them."""
     name = requirements[0].split("==")[0]
     folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "client-venv" / name
     python = folder / "bin" / "python"
@@ -42,15 +44,19 @@ def enter(*requirements: str) -> None:
         stamp = folder / "installed.txt"
         wanted = "\n".join(requirements)
         if not (python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted):
-            install(folder, python, requirements)
+            install(folder, python, requirements, without_dependencies)
             stamp.write_text(wanted, encoding="utf-8")
     os.execv(python, [str(python), *sys.argv])
 
 
-def install(folder: Path, python: Path, requirements: tuple) -> None:
+def install(folder: Path, python: Path, requirements: tuple, without_dependencies: tuple) -> None:
     """Makes the environment anew."""
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "install", "--quiet", "--retries", "1", "--timeout", "15"]
-    for command in ([sys.executable, "-m", "venv", "--clear", str(folder)], [*pip, "--only-binary", ":all:", *requirements]):
+    pip += ["--only-binary", ":all:"]
+    commands = [[sys.executable, "-m", "venv", "--clear", str(folder)]]
+    commands += [[*pip, *(name for name in requirements if name not in without_dependencies)]]
+    commands += [[*pip, "--no-deps", *without_dependencies]] if without_dependencies else []
+    for command in commands:
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S, check=False)
         except subprocess.TimeoutExpired:

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tandem_plan::{Address, Plan};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
@@ -14,7 +14,7 @@ use crate::events::EventLog;
 use crate::probe::Probe;
 use crate::process::{Announcement, Exited, ProcessSpec, Processes};
 use crate::slurm::Allocation;
-use crate::slurm::text::Cancelled;
+use crate::slurm::text::{Cancelled, Culprit};
 
 /// Pause between two tries to reach a server's port.
 const PORT_INTERVAL: Duration = Duration::from_millis(20);
@@ -24,6 +24,9 @@ const FRONTEND: &str = "frontend";
 
 /// After a worker's end, that of the frontend is waited for this long: it would explain the worker's.
 const BLAME_WINDOW: Duration = Duration::from_millis(300);
+
+/// After a node has failed, the ends of its servers are waited for this long.
+const NODE_BLAME_WINDOW: Duration = Duration::from_secs(1);
 
 /// After one step's end, those of the others are waited for this long: one may know of a failed node.
 const NODE_FAILURE_WINDOW: Duration = Duration::from_secs(3);
@@ -59,6 +62,9 @@ pub struct Deployment {
     url: String,
     adapter: Arc<dyn Adapter>,
     binding: Binding,
+    commands: Vec<Value>,
+    /// Nodes of each process.
+    placed: Vec<(String, Vec<u32>)>,
 }
 
 impl Deployment {
@@ -70,7 +76,9 @@ impl Deployment {
         let adapter: Arc<dyn Adapter> = engines::adapter(plan).into();
         let binding = match &options.allocation {
             Some(allocation) => {
-                let (binding, busy) = allocation.binding(plan, &options.run_dir, &options.program, options.http_port)?;
+                let (allocation, plan, options) = (allocation.clone(), plan.clone(), options.clone());
+                let bind = move || allocation.binding(&plan, &options.run_dir, &options.program, options.http_port);
+                let (binding, busy) = tokio::task::spawn_blocking(bind).await.expect("binding does not panic")?;
                 events.emit("ports_bound", json!({"http": binding.ports.http, "ports": format!("{:?}", binding.ports), "busy": busy}));
                 binding
             }
@@ -86,7 +94,17 @@ impl Deployment {
             write_below(&options.run_dir, &name, &text)?;
         }
         let url = adapter.url(plan, &binding);
-        let mut deployment = Deployment { processes: Processes::default(), exits: Vec::new(), events, options, url, adapter, binding };
+        let mut deployment = Deployment {
+            processes: Processes::default(),
+            exits: Vec::new(),
+            events,
+            options,
+            url,
+            adapter,
+            binding,
+            commands: Vec::new(),
+            placed: Vec::new(),
+        };
         let deadline = Instant::now() + deployment.options.ready_timeout;
         for step in deployment.adapter.front(plan, &deployment.binding)? {
             deployment.start_step(&step, deadline).await?;
@@ -99,12 +117,18 @@ impl Deployment {
 
     /// Starts one process, and waits for what the next ones need of it.
     async fn start_step(&mut self, step: &Step, deadline: Instant) -> Result<(), LaunchError> {
-        let announcement = self.processes.start(&match &self.options.allocation {
+        let spec = match &self.options.allocation {
             Some(allocation) => allocation.process_of(step, &self.options.run_dir),
             None => ProcessSpec::of_step(step, &self.options.run_dir),
-        })?;
+        };
+        let announcement = self.processes.start(&spec)?;
         if let Some((name, pid)) = self.processes.pids().last() {
             self.events.emit("process_started", json!({"name": name, "pid": pid}));
+            let program = spec.program.display().to_string();
+            let argv: Vec<&String> = std::iter::once(&program).chain(&spec.args).collect();
+            let nodes: Vec<&str> = step.nodes.iter().map(|&node| self.binding.node_name(node)).collect();
+            self.placed.push((name.clone(), step.nodes.clone()));
+            self.commands.push(json!({"name": name, "nodes": nodes, "devices": step.devices, "n_tasks": step.n_tasks, "argv": argv}));
         }
         if let Some(announcement) = announcement {
             self.take_addresses(step, announcement, deadline).await?;
@@ -177,6 +201,12 @@ impl Deployment {
         Asked { adapter: self.adapter.clone(), probe, plan: Arc::new(plan.clone()), binding: self.binding.clone() }
     }
 
+    /// Each process with its nodes, devices, number of tasks and command line, as JSON objects, in the order of their starts.
+    #[must_use]
+    pub fn commands(&self) -> &[Value] {
+        &self.commands
+    }
+
     /// Name and process id of every process.
     #[must_use]
     pub fn pids(&self) -> &[(String, u32)] {
@@ -215,8 +245,33 @@ impl Deployment {
             }
         })
         .await;
-        let at = self.exits.iter().position(is_it)?;
-        Some(self.exits.remove(at))
+        self.exits.iter().position(is_it)?;
+        // Servers of other nodes were ended because of it, and may have been seen first: those of the failed node are to blame.
+        let failed = |exits: &[Exited]| {
+            let node_of = |exited: &Exited| exited.culprit.as_ref().filter(|culprit| culprit.tasks.is_none()).map(|c| c.node.clone());
+            exits.iter().find_map(node_of)
+        };
+        let binding = self.binding.clone();
+        let lives_there = |exits: &[Exited], steps: &[(String, Vec<u32>)]| {
+            let node = failed(exits)?;
+            exits.iter().position(|exited| {
+                let step = steps.iter().find(|(name, _)| *name == exited.name);
+                step.is_some_and(|(_, nodes)| nodes.iter().any(|&n| binding.node_name(n) == node))
+            })
+        };
+        let _ = timeout(NODE_BLAME_WINDOW, async {
+            while lives_there(&self.exits, &self.placed).is_none() && self.processes.next_to_stop().is_some() {
+                self.next_exit().await;
+            }
+        })
+        .await;
+        let at = lives_there(&self.exits, &self.placed).or_else(|| self.exits.iter().position(is_it))?;
+        let node = failed(&self.exits);
+        let mut exited = self.exits.remove(at);
+        if let Some(node) = node {
+            exited.culprit = Some(Culprit { node, tasks: None, how: "Node failure".to_owned() });
+        }
+        Some(exited)
     }
 
     async fn next_exit(&mut self) {

@@ -54,6 +54,22 @@ pub fn cut_iterations<P: AsRef<Path>>(sources: &[P], target: &Path) -> io::Resul
     Ok(n_lines)
 }
 
+/// Prompt tokens that the iteration lines of `sources` count together; none when there are no such lines.
+#[must_use]
+pub fn prompt_tokens<P: AsRef<Path>>(sources: &[P]) -> Option<u64> {
+    const KEY: &str = "'num_ctx_tokens': ";
+    let of_line = |line: &[u8]| -> Option<u64> {
+        let text = String::from_utf8_lossy(line);
+        let digits = text.split_once(KEY)?.1;
+        digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
+    };
+    let of_file = |path: &P| {
+        let lines = BufReader::new(File::open(path).ok()?).split(b'\n');
+        lines.map_while(Result::ok).filter_map(|line| of_line(&line)).fold(None, |sum, n| Some(sum.unwrap_or(0) + n))
+    };
+    sources.iter().filter_map(of_file).fold(None, |sum, n| Some(sum.unwrap_or(0) + n))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +92,8 @@ mod tests {
         std::fs::write(&b, "iter = 7, states = {'num_ctx_tokens': 0, 'num_generation_tokens': 4}").unwrap();
         let n = cut_iterations(&[a, dir.path().join("absent"), b], &out).unwrap();
         assert_eq!(n, 2);
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        assert_eq!((prompt_tokens(&[&a, &b]), prompt_tokens(&[&b]), prompt_tokens(&[&out.with_extension("x")])), (Some(3), Some(0), None));
         let text = std::fs::read_to_string(&out).unwrap();
         assert_eq!(text.lines().count(), 2);
         assert!(text.starts_with("iter = 1") && text.ends_with("4}\n"));

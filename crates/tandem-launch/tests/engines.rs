@@ -96,6 +96,7 @@ fn the_mocker_speaks_both_dialects() {
     for (name, more) in [
         ("mocker-file", &[][..]),
         ("mocker-etcd", &["ENGINE_DISCOVERY=etcd", "ENGINE_SPEEDUP=50"]),
+        ("mocker-nats", &["ENGINE_DISCOVERY=etcd", "ENGINE_REQUEST_PLANE=nats"]),
         ("mocker-0.6", &["ENGINE_DIALECT=0.6"]),
     ] {
         insta::assert_snapshot!(name, text(&plan("mocker", "", &[&sets[..], more].concat()), true));
@@ -131,4 +132,7 @@ fn local_ports_are_free_and_different() {
     all.sort_unstable();
     all.dedup();
     assert_eq!((all.len(), all.contains(&0)), (4, false));
+    let plan = self::plan("mocker", "", &["MODEL=/r1", "ENGINE_DIALECT=0.6", "ETCD_SERVER_PORT=23790", "NATS_SERVER_PORT=42220"]);
+    let stated = Binding::local(&plan, Path::new("run"), Path::new("tandem"), needs).expect("ports").ports;
+    assert_eq!((stated.etcd, stated.nats), (23_790, 42_220));
 }

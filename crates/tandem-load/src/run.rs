@@ -8,11 +8,11 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
-use tandem_metrics::{LoadPhase, RequestRecord, RunClock};
+use tandem_metrics::{Exchange, LoadPhase, RequestRecord, RunClock, TextTokens};
 use tandem_plan::Nanos;
 
 use crate::clock::Clock;
-use crate::decode::assemble::{Common, count_output};
+use crate::decode::assemble::{Common, Finished, count_output};
 use crate::decode::thread::{Received, decode};
 use crate::error::LoadError;
 use crate::gate::{AtOnce, Gate};
@@ -55,6 +55,8 @@ pub struct LoadReport {
     pub n_isl_mismatches: u32,
     /// Measured requests that ended well with another number of output tokens than they asked for.
     pub n_osl_mismatches: u32,
+    /// The measured requests that ended well as they were on the wire, in the order of their records; none unless they are kept.
+    pub exchanges: Option<Vec<Exchange>>,
 }
 
 impl LoadReport {
@@ -107,15 +109,30 @@ pub fn run_from(
         limits: spec.limits,
         kernel_stamps: spec.kernel_stamps,
     };
-    let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer: spec.turns.is_some() };
+    let keep_answer = spec.turns.is_some() || spec.keep.text_tokens;
+    let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer, keep_events: spec.keep.exchanges };
     let clock = Clock::start();
     let machine_before = MachineCpu::now();
+<<<<<<< HEAD
     let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, (stop, gate))?;
     let made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
     let (records, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &made, &*texts);
     health.steal_share = machine_before.and_then(|before| MachineCpu::now()?.steal_since(before));
     describe_load(&mut health, &records, spec, spec.own_cap());
     Ok(LoadReport { n_isl_mismatches, n_osl_mismatches, records, clock, health, n_repeated_prompts: n_repeated.load(Ordering::Relaxed) })
+=======
+    let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, stop)?;
+    let mut made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
+    let (finished, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &mut made, &*texts, spec.keep.text_tokens);
+    let (records, exchanges): (Vec<_>, Vec<_>) = finished.into_iter().unzip();
+    let exchanges = spec.keep.exchanges.then(|| exchanges.into_iter().flatten().collect());
+    health.schedule_lag = schedule_lag(&records, spec);
+    (health.in_flight_mean, health.in_flight_peak) = in_flight(&records);
+    health.steal_share = machine_before.and_then(|before| MachineCpu::now()?.steal_since(before));
+    health.in_flight_nominal = spec.load.max_in_flight.and_then(|n| u32::try_from(n).ok());
+    let n_repeated_prompts = n_repeated.load(Ordering::Relaxed);
+    Ok(LoadReport { n_isl_mismatches, n_osl_mismatches, records, clock, health, n_repeated_prompts, exchanges })
+>>>>>>> main
 }
 
 fn run_threads(
@@ -225,15 +242,26 @@ fn join<T>(running: Running<T>, thread: &'static str) -> Result<(T, Duration), L
 }
 
 /// The records in the order of sending, with what is known from their making; and how many measured ones have another ISL, another OSL
-/// than they asked for.
-fn finish_records(received: Received, made: &HashMap<(LoadPhase, u32), Made>, texts: &dyn Texts) -> (Vec<RequestRecord>, u32, u32) {
-    let mut finished = received.finished;
-    finished.iter_mut().for_each(|f| count_output(f, &|text| texts.count(text)));
-    let mut records: Vec<_> = finished.into_iter().map(|f| f.record).collect();
+/// than they asked for. Each with what was on the wire, where that is kept and it ended well.
+fn finish_records(
+    received: Received,
+    made: &mut HashMap<(LoadPhase, u32), Made>,
+    texts: &dyn Texts,
+    count_texts: bool,
+) -> (Vec<(RequestRecord, Option<Exchange>)>, u32, u32) {
+    let mut finished: Vec<_> = received.finished.into_iter().map(|finished| (finished, None)).collect();
     let (mut n_isl, mut n_osl, mut has_turns) = (0, 0, false);
-    for record in &mut records {
-        let Some(made) = u32::try_from(record.index).ok().and_then(|index| made.get(&(record.phase, index))) else { continue };
+    for (finished, exchange) in &mut finished {
+        count_output(finished, &|text| texts.count(text));
+        let Finished { record, answer, events, .. } = finished;
+        let Some(made) = u32::try_from(record.index).ok().and_then(|index| made.get_mut(&(record.phase, index))) else { continue };
         record.isl.client = made.isl;
+        if count_texts {
+            record.text_tokens = TextTokens { prompt: made.n_text, answer: texts.count(answer) };
+        }
+        if let Some(payload) = made.body.take().filter(|_| record.outcome.is_ok()) {
+            *exchange = Some(Exchange { start_ns: record.start_ns, payload, responses: std::mem::take(events) });
+        }
         (record.session, record.turn) = (u64::from(made.session), made.turn);
         has_turns |= made.turn > 0;
         let differ = |a: Option<u32>, b: Option<u32>| a.zip(b).is_some_and(|(a, b)| a != b);
@@ -242,6 +270,7 @@ fn finish_records(received: Received, made: &HashMap<(LoadPhase, u32), Made>, te
             n_osl += u32::from(record.is_kept() && differ(record.osl_tokens(), Some(made.osl)));
         }
     }
+<<<<<<< HEAD
     order(&mut records, has_turns);
     (records, n_isl, n_osl)
 }
@@ -260,6 +289,14 @@ pub(crate) fn order(records: &mut [RequestRecord], has_turns: bool) {
         // Tickets leave gaps where conversations are short.
         let n_warmup = records.iter().filter(|r| r.phase == LoadPhase::Warmup).count() as u64;
         for (i, record) in (0..).zip(records) {
+=======
+    let mut records: Vec<_> = finished.into_iter().map(|(finished, exchange)| (finished.record, exchange)).collect();
+    records.sort_by_key(|(r, _)| (r.phase == LoadPhase::Profiling, if has_turns { r.start_ns } else { r.index }, r.index));
+    if has_turns {
+        // Tickets leave gaps where conversations are short.
+        let n_warmup = records.iter().filter(|(r, _)| r.phase == LoadPhase::Warmup).count() as u64;
+        for (i, (record, _)) in (0..).zip(&mut records) {
+>>>>>>> main
             record.index = if i < n_warmup { i } else { i - n_warmup };
         }
     }

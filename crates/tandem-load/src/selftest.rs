@@ -268,6 +268,7 @@ mod tests {
                 n_repeated_prompts: 0,
                 n_isl_mismatches: 0,
                 n_osl_mismatches: 0,
+                exchanges: None,
             },
             cpu: Duration::ZERO,
         };

@@ -154,6 +154,17 @@ pub struct LoadSpec {
     pub kernel_stamps: bool,
     /// Threads that receive, each with its share of the connections; `None` = as many as the load and the machine's cores suggest.
     pub receive_threads: Option<u32>,
+    /// What is kept beyond the records.
+    pub keep: Keep,
+}
+
+/// What a run keeps beyond its records, at the cost of memory and of decoding.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// Bodies and events of the measured requests, as they were on the wire; not those of conversations.
+    pub exchanges: bool,
+    /// The client's own counts of prompt and answer ([`tandem_metrics::TextTokens`]), whatever the server says.
+    pub text_tokens: bool,
 }
 
 impl LoadSpec {
@@ -184,6 +195,7 @@ impl LoadSpec {
             tls: TlsOptions::default(),
             kernel_stamps: true,
             receive_threads: None,
+            keep: Keep::default(),
         })
     }
 
@@ -261,6 +273,9 @@ impl LoadSpec {
         }
         if self.load.n_warmup.checked_add(self.load.n_requests).is_none() {
             return bad("n_requests", "is too large");
+        }
+        if self.keep.exchanges && self.turns.is_some() {
+            return bad("keep", "the bodies of conversations are not kept");
         }
         if self.load.max_in_flight == Some(0) {
             return bad("concurrency", "must be at least 1");
@@ -366,7 +381,11 @@ mod tests {
         let spec = || LoadSpec::closed_loop("h", "m", 2, 10, 8, 8).unwrap();
         spec().check().unwrap();
         type Spoil = fn(&mut LoadSpec);
+<<<<<<< HEAD
         let cases: [(&str, Spoil); 19] = [
+=======
+        let cases: [(&str, Spoil); 18] = [
+>>>>>>> main
             ("model", |s| s.model.clear()),
             ("clients", |s| s.share = Share { index: 0, n: 3 }),
             ("clients", |s| s.share = Share { index: 2, n: 2 }),
@@ -384,6 +403,10 @@ mod tests {
             ("trace", |s| s.prompts = Prompts::Trace(Arc::new([]))),
             ("turns", |s| s.turns = Some(Turns { min: 2, max: 2, think_ms: Lengths::Fixed(0) })),
             ("turns", |s| s.load.n_turns_max = 2),
+            ("keep", |s| {
+                (s.keep.exchanges, s.load.n_turns_max) = (true, 2);
+                s.turns = Some(Turns { min: 2, max: 2, think_ms: Lengths::Fixed(0) });
+            }),
             ("shape", |s| s.load.arrivals = Arrivals::Gamma { rate: 1.0, shape: 0.0 }),
             ("trace", |s| s.load.arrivals = Arrivals::Trace(vec![Nanos(2), Nanos(1)])),
         ];

@@ -17,10 +17,11 @@ pub mod telemetry;
 pub mod validity;
 
 pub use analysis::Analysis;
+pub use artifacts::raw_export::Exchange;
 pub use artifacts::{InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, Telemetry, render_point, render_run};
 pub use metrics::goodput::{Slo, SloError};
 pub use metrics::{Load, Metric};
-pub use record::{Chunk, ChunkKind, ChunkLog, FailureKind, LoadPhase, Outcome, RequestRecord, RunClock, TokenCount};
+pub use record::{Chunk, ChunkKind, ChunkLog, FailureKind, LoadPhase, Outcome, RequestRecord, RunClock, TextTokens, TokenCount};
 pub use stats::Stats;
 pub use summary::{Figure, Summary};
 pub use telemetry::PointTelemetry;

@@ -54,6 +54,13 @@ impl Summary {
         Summary { load: load.clone(), outcomes, validity: Validity::of(sample), figures }
     }
 
+    /// Replaces the value of a metric of the whole load point, if it has one.
+    pub(crate) fn set_number(&mut self, metric: &Metric, number: f64) {
+        if let Some((_, figure)) = self.figures.iter_mut().find(|(name, _)| *name == metric.name) {
+            *figure = Figure::Number(number);
+        }
+    }
+
     /// The value of a metric, if it has one here.
     #[must_use]
     pub fn figure(&self, metric: &Metric) -> Option<Figure> {

@@ -84,6 +84,7 @@ fn check(case: &str, json_text: &str, csv_text: &str) {
         payloads: Vec::new(),
         telemetry: telemetry(case["telemetry"].as_object().expect("a map")),
         measured: None,
+        exchanges: None,
         options: ArtifactOptions::default(),
     };
     let artifacts = render_point(&records, &context);

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use tandem_metrics::artifacts::profile_export::{parse, render};
 use tandem_metrics::metrics::{self, Kind, Sample, itl, output_throughput, request_latency, tpot, ttft};
-use tandem_metrics::{Chunk, ChunkKind, FailureKind, Load, LoadPhase, Outcome, RequestRecord, RunClock, Summary, TokenCount};
+use tandem_metrics::{Chunk, ChunkKind, FailureKind, Load, LoadPhase, Outcome, RequestRecord, RunClock, Summary, TextTokens, TokenCount};
 
 const CLOCK: RunClock = RunClock { wall_origin_ns: 1_795_488_137_000_000_003 };
 
@@ -30,7 +30,7 @@ prop_compose! {
         (scheduled_ns, lag, tail) in (0u64..1_000_000_000_000, 0u64..1_000_000, 0u64..1_000_000),
         ack in prop::option::of(0u64..1_000_000_000),
         chunks in chunks(),
-        (isl, osl) in (count(), count()),
+        (isl, osl, text) in (count(), count(), count()),
         finish_reason in prop::option::of("[a-z]{1,8}"),
         http_status in prop::option::of(200u16..600),
         outcome in outcome(),
@@ -43,7 +43,12 @@ prop_compose! {
         }).collect();
         RequestRecord {
             index, x_request_id: id, point, session: index / 2, turn, worker, phase, scheduled_ns, start_ns,
+<<<<<<< HEAD
             sent_ns: ack.map(|ns| start_ns + ns / 2), ack_ns: ack.map(|ns| start_ns + ns), end_ns: at_ns + tail, chunks, isl, osl, finish_reason, http_status, outcome,
+=======
+            ack_ns: ack.map(|ns| start_ns + ns), end_ns: at_ns + tail, chunks, isl, osl,
+            text_tokens: TextTokens { prompt: text.client, answer: text.server }, finish_reason, http_status, outcome,
+>>>>>>> main
         }
     }
 }

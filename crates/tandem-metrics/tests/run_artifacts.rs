@@ -43,6 +43,7 @@ fn point(concurrency: u32, gap_ns: u64) -> PointArtifacts {
         payloads: Vec::new(),
         telemetry: None,
         measured: None,
+        exchanges: None,
         options: ArtifactOptions::default(),
     };
     render_point(&records, &context)

@@ -99,6 +99,7 @@ fn point(case: &Case, concurrency: u32) -> PointArtifacts {
         payloads: vec![json!({"model": "nano", "messages": [{"role": "user", "content": "hello"}], "stream": case.streaming})],
         telemetry: None,
         measured: None,
+        exchanges: None,
         options: ArtifactOptions::default(),
     };
     render_point(&records(case, concurrency), &context)

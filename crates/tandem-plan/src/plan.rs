@@ -384,6 +384,19 @@ impl Plan {
         deployment.hash()
     }
 
+    /// SHA-256 of what load point `index` measures: the deployment and that point alone, whatever set the values and whatever else the
+    /// plan measures. Two points with one hash are the same measurement.
+    #[must_use]
+    pub fn point_hash(&self, index: usize) -> String {
+        let mut point = self.clone();
+        point.recipe.clear();
+        point.knobs.retain(|name, _| name.starts_with("ENGINE_"));
+        point.knobs.values_mut().for_each(|record| record.layer.clear());
+        point.frontend.http.port = 0;
+        point.load.points = self.load.points.get(index).copied().into_iter().collect();
+        point.hash()
+    }
+
     /// The final value of knob `name`.
     #[must_use]
     pub fn knob(&self, name: &str) -> Option<&serde_json::Value> {

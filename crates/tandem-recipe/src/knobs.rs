@@ -241,6 +241,7 @@ knobs! {
     engine_python: String = "ENGINE_PYTHON", Deployment, "", "python3", Kind::Text, "Python interpreter with Dynamo, e.g. that of a virtual environment.";
     engine_dialect: String = "ENGINE_DIALECT", Deployment, "", "auto", Kind::Choice(&["auto", "0.6", "1"]), "Generation of Dynamo's command line: 0.6 (needs etcd and NATS) or 1 (1.0 and later); auto = 0.6 for dynamo-trtllm, whose published image that is, 1 for the others.";
     engine_discovery: String = "ENGINE_DISCOVERY", Deployment, "", "auto", Kind::Choice(&["auto", "file", "etcd"]), "How Dynamo's servers find each other: by a folder of this machine (dialect 1 only) or by etcd; auto = a folder on one node, etcd on several.";
+    engine_request_plane: String = "ENGINE_REQUEST_PLANE", Deployment, "", "auto", Kind::Choice(&["auto", "tcp", "nats"]), "What carries requests and events between Dynamo's servers in dialect 1: tcp (auto), or NATS, which is then started too. Dialect 0.6 always takes NATS.";
     engine_url: String = "ENGINE_URL", Deployment, "", "", Kind::Text, "ENGINE=external: the OpenAI-compatible URL that is measured.";
     engine_speedup: f64 = "ENGINE_SPEEDUP", Deployment, "", "1", Kind::Float { min: 0.001, max: 1e6 }, "ENGINE=dynamo-mocker: how many times faster than its modeled GPU the mocker runs.";
     threads: u32 = "THREADS", Deployment, "threads", "1", int(1, 1024), "Compute threads of one rank of the embedded engine.";
@@ -252,10 +253,12 @@ knobs! {
     max_inflight: u32 = "MAX_INFLIGHT", Deployment, "requests", "16384", int(1, MILLION), "Requests that may be in the system; one more is answered 429.";
     max_body_size: Bytes = "MAX_BODY_SIZE", Deployment, "", "32MiB", Kind::Size, "Largest request body; a larger one is answered 413.";
     frontend_host: String = "FRONTEND_HOST", Deployment, "", "127.0.0.1", Kind::Text, "Address that the frontend binds to.";
-    dynamo_frontend_port: u16 = "DYNAMO_FRONTEND_PORT", Deployment, "", "0", PORT, "Port where clients connect; 0 = a free one, chosen at launch.";
+    frontend_dedicated_node: bool = "FRONTEND_DEDICATED_NODE", Deployment, "", "false", Kind::Bool, "On a cluster: a node without GPU servers for the frontend and its services (etcd, NATS).";
+    client_dedicated_node: bool = "CLIENT_DEDICATED_NODE", Deployment, "", "false", Kind::Bool, "On a cluster: the first node of the job for the load generator alone; the frontend is on the next one.";
+    dynamo_frontend_port: u16 = "DYNAMO_FRONTEND_PORT", Deployment, "", "0", PORT, "Port where clients connect; 0 = a free one, chosen at launch. Inside a Slurm job the built-in default counts as 0, because jobs share nodes.";
     control_port: u16 = "CONTROL_PORT", Deployment, "", "0", PORT, "Port where workers register with the embedded frontend; 0 = a free one, chosen at launch.";
-    etcd_server_port: u16 = "ETCD_SERVER_PORT", Cluster, "", "2379", PORT, "Port of etcd beside the Dynamo frontend.";
-    nats_server_port: u16 = "NATS_SERVER_PORT", Cluster, "", "4222", PORT, "Port of NATS beside the Dynamo frontend.";
+    etcd_server_port: u16 = "ETCD_SERVER_PORT", Cluster, "", "2379", PORT, "Port of etcd beside the Dynamo frontend, once it is set; by default a free one is chosen at launch.";
+    nats_server_port: u16 = "NATS_SERVER_PORT", Cluster, "", "4222", PORT, "Port of NATS beside the Dynamo frontend, once it is set; by default a free one is chosen at launch.";
     run_conf_image: String = "RUN_CONF_IMAGE", Cluster, "", "", Kind::Text, "Container image; empty = LLMB_INSTALL/images/ai-dynamo+tensorrtllm-runtime+0.6.1.sqsh.";
     llmb_install: String = "LLMB_INSTALL", Cluster, "", "", Kind::Text, "Top folder of the installation.";
     llmb_workload: String = "LLMB_WORKLOAD", Cluster, "", "", Kind::Text, "Folder of this workload: models and experiments/; empty = LLMB_INSTALL/workloads/inference_deepseek-r1-dynamo.";

@@ -14,8 +14,9 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn new(devices_per_node: u32) -> Self {
-        Nodes { devices_per_node: devices_per_node.max(1), node: 0, taken: 0 }
+    /// Nodes from number `first` on: those before it are for others.
+    pub(crate) fn after(first: u32, devices_per_node: u32) -> Self {
+        Nodes { devices_per_node: devices_per_node.max(1), node: first, taken: 0 }
     }
 
     /// The ranks of the next worker of `world` devices.
@@ -36,7 +37,7 @@ impl Nodes {
         ranks
     }
 
-    /// Nodes that have at least one rank.
+    /// Nodes that are taken, those before the first rank included.
     pub(crate) fn used(&self) -> u32 {
         self.node + u32::from(self.taken > 0)
     }
@@ -48,7 +49,7 @@ mod tests {
 
     #[test]
     fn small_workers_share_a_node_and_large_ones_fill_nodes() {
-        let mut nodes = Nodes::new(4);
+        let mut nodes = Nodes::after(0, 4);
         let at = |ranks: &[RankPlan]| (ranks[0].node, ranks[0].device, ranks.len());
         assert_eq!(at(&nodes.place(2)), (0, 0, 2));
         // Three do not fit beside two.
@@ -57,5 +58,7 @@ mod tests {
         assert_eq!(at(&wide), (2, 0, 8));
         assert_eq!((wide[7].node, wide[7].device), (3, 3));
         assert_eq!(nodes.used(), 4);
+        let mut behind = Nodes::after(2, 4);
+        assert_eq!((at(&behind.place(4)), behind.used()), ((2, 0, 4), 3));
     }
 }

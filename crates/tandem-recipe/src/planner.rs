@@ -143,7 +143,7 @@ impl Draft<'_> {
             engine: s.engine,
             model: model_plan(self),
             frontend: FrontendPlan {
-                node: 0,
+                node: u32::from(s.client_dedicated_node),
                 http: Address { host: s.frontend_host.clone(), port: s.dynamo_frontend_port },
                 control: Address { host: s.frontend_host.clone(), port: s.control_port },
                 routing: s.routing,
@@ -269,7 +269,8 @@ fn moe_backend(gpu: GpuType, layout: &ParallelLayout) -> &'static str {
 fn workers(draft: &Draft<'_>, answers: &[MemoryAnswer; 2]) -> Result<(Vec<WorkerPlan>, u32), PlanError> {
     let s = &draft.settings;
     let transceiver_tokens = draft.servers[0].limits.max_seq_len.next_multiple_of(TRANSCEIVER_UNIT);
-    let mut nodes = placement::Nodes::new(draft.devices_per_node);
+    let first = u32::from(s.client_dedicated_node) + u32::from(s.frontend_dedicated_node);
+    let mut nodes = placement::Nodes::after(first, draft.devices_per_node);
     let mut workers = Vec::new();
     for (servers, answer) in draft.servers.iter().zip(answers) {
         for index in 0..servers.n_servers {

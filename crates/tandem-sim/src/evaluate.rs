@@ -194,6 +194,20 @@ pub fn line(group: impl Into<String>, scored: &[&Scored]) -> Line {
     Line { group: group.into(), rows: scored.len(), errors }
 }
 
+/// The means of the figures of `lines`.
+#[must_use]
+pub fn mean(group: impl Into<String>, lines: &[Line]) -> Line {
+    let errors = std::array::from_fn(|metric| {
+        let known: Vec<Errors> = lines.iter().filter_map(|l| l.errors[metric]).collect();
+        #[expect(clippy::cast_precision_loss, reason = "a count of lines")]
+        let each = 1.0 / known.len() as f64;
+        let mean = |get: fn(&Errors) -> f64| known.iter().map(get).sum::<f64>() * each;
+        let n = known.first()?.n;
+        Some(Errors { n, mape: mean(|e| e.mape), median: mean(|e| e.median), bias: mean(|e| e.bias) })
+    });
+    Line { group: group.into(), rows: lines.first().map_or(0, |l| l.rows), errors }
+}
+
 type Grouping = (&'static str, fn(&Scored) -> String);
 
 const GROUPINGS: [Grouping; 7] = [

@@ -4,9 +4,12 @@ use tandem_plan::facts::Loaded;
 use tandem_plan::memory::{MemoryQuestion, memory};
 use tandem_plan::{Bytes, EngineKind, EngineLimits, KvDtype, ModelConfig};
 
-use crate::cost::{Correction, DecodeCost, ModelFacts, PrefillCost, Shape};
+use crate::cost::{CORRECTION_BATCHES, Correction, DecodeCost, ModelFacts, PrefillCost, Shape};
 use crate::des::{DecodePool, Deployment, PrefillPool, RankSpread, Transfer};
-use crate::fit::{Constants, decode_features, prefill_features};
+use crate::fit::{
+    Constants, DECODE_PRIOR, PREFILL_PRIOR, decode_coordinates, decode_features, decode_table, dot, prefill_coordinates, prefill_features,
+    prefill_value,
+};
 use crate::hardware::{self, GpuSpec};
 use crate::rows::{Pool, Scenario};
 
@@ -91,15 +94,37 @@ impl Model {
     /// The corrections for a scenario.
     #[must_use]
     pub fn factors(&self, s: &Scenario) -> Factors {
-        let apply = |w: &[f64], x: Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum::<f64>().clamp(-2.0, 2.0).exp();
-        Factors { decode: self.decode_correction(s), prefill: apply(&self.constants.prefill, prefill_features(s)) }
+        let prefill = dot(&self.constants.prefill, &prefill_features(s)) + prefill_value(&self.constants.prefill_field, s);
+        Factors { decode: self.decode_correction(s), prefill: prefill.clamp(-2.0, 2.0).exp() }
     }
 
-    /// The correction of decode steps, which is a parabola in the logarithm of the batch: three points give it.
+    /// How little fitted configurations say of decode and of prefill: standard deviations of logarithms, 0 at a fitted one.
+    #[must_use]
+    pub fn unknown(&self, s: &Scenario) -> [f64; 2] {
+        if !self.knows(&s.hardware) {
+            return [DECODE_PRIOR.amplitude, PREFILL_PRIOR.amplitude];
+        }
+        let c = &self.constants;
+        let left = |amplitude: f64, nearness: f64| amplitude * (1.0 - nearness * nearness).max(0.0).sqrt();
+        [
+            left(DECODE_PRIOR.amplitude, c.decode_field.nearness(&decode_coordinates(s, s.expected_batch()))),
+            left(PREFILL_PRIOR.amplitude, c.prefill_field.nearness(&prefill_coordinates(s))),
+        ]
+    }
+
+    /// The correction of decode steps. The features are a parabola in the logarithm of the batch: three points give it.
     fn decode_correction(&self, s: &Scenario) -> Correction {
-        let at = |x: f64| -> f64 { self.constants.decode.iter().zip(decode_features(s, 16.0 * x.exp())).map(|(w, f)| w * f).sum() };
+        let at = |x: f64| dot(&self.constants.decode, &decode_features(s, 16.0 * x.exp()));
         let (below, level, above) = (at(-1.0), at(0.0), at(1.0));
-        Correction { level, slope: (above - below) / 2.0, curve: f64::midpoint(above, below) - level }
+        let (slope, curve) = ((above - below) / 2.0, f64::midpoint(above, below) - level);
+        let field = decode_table(&self.constants.decode_field, s);
+        let mut ln = [0.0; CORRECTION_BATCHES];
+        let mut x = -(16.0_f64.ln());
+        for (ln, field) in ln.iter_mut().zip(field) {
+            *ln = level + x * (slope + x * curve) + field;
+            x += std::f64::consts::LN_2;
+        }
+        Correction(ln)
     }
 
     /// Decode step times of the scenario.

@@ -37,6 +37,9 @@ pub struct Prediction {
     pub extrapolates: Vec<String>,
 }
 
+/// Standard deviations within which 80 % of a normal distribution lie.
+const NORMAL_80: f64 = 1.2816;
+
 /// Month of the software that predictions assume, counted from January 2026: that of the newest measured rows most GPUs have.
 pub(crate) const ASSUMED_MONTH: f64 = 2.0;
 
@@ -108,11 +111,19 @@ fn predict_point(model: &Model, s: &Scenario, deployment: &Deployment, warmup: u
     }
 }
 
-/// Half-width of the interval as a logarithm: that of the GPU and stack, else of all, else a factor of two.
+/// Half-width of the interval as a logarithm: that of the GPU and stack, else of all, else a factor of two; wider by what is not known
+/// of a configuration that resembles no fitted one.
 fn spread(model: &Model, s: &Scenario, metric: Metric) -> f64 {
     let spreads = &model.constants.provenance.spread;
     let own = spreads.get(&format!("{} {} {}", metric.name(), s.hardware, s.stack));
-    own.or_else(|| spreads.get(metric.name())).copied().unwrap_or(std::f64::consts::LN_2)
+    let usual = own.or_else(|| spreads.get(metric.name())).copied().unwrap_or(std::f64::consts::LN_2);
+    let [decode, prefill] = model.unknown(s);
+    let more = match metric {
+        Metric::Tpot => decode,
+        Metric::TokensPerGpu => decode.max(prefill),
+        Metric::TtftMedian | Metric::TtftP99 => prefill,
+    };
+    usual.hypot(NORMAL_80 * more)
 }
 
 /// What of a scenario lies outside the measurements that the constants come from.

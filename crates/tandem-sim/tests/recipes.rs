@@ -5,7 +5,7 @@ use tandem_sim::evaluate::predict_scenario;
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::predict::{Prediction, predict};
-use tandem_sim::rows::{Scenario, parse};
+use tandem_sim::rows::{Row, Scenario, parse};
 
 fn predictions(gpu: &str) -> Vec<Prediction> {
     let inputs =
@@ -51,4 +51,21 @@ fn the_measured_neighbour_of_the_gb200_recipe_is_met() {
     assert!(off(p.tokens_per_gpu, 1272.4) < 0.05, "{p:?}");
     assert!(off(p.tpot, 0.052_16) < 0.05, "{p:?}");
     assert!(off(p.ttft_median, 2.610) < 0.15 && off(p.ttft_p99, 47.88) < 0.15, "{p:?}");
+}
+
+#[test]
+fn an_interval_is_wider_where_nothing_alike_was_fitted() {
+    let model = Model::deepseek_r1(Constants::shipped());
+    let table = "id,kind,hardware,framework,precision,isl,osl,concurrency,date,n_ctx,ctx_world_size,ctx_tp,ctx_ep,ctx_attn_dp,\
+        ctx_max_batch_size,ctx_max_num_tokens,n_gen,gen_world_size,gen_tp,gen_ep,gen_attn_dp,gen_max_batch_size,gen_mtp_size\n\
+        fitted,disagg,gb200,dynamo-trt,fp4,8192,1024,2150,2025-12-15,5,4,4,4,True,1,8448,1,8,8,8,True,256,0\n\
+        strange,disagg,h100,dynamo-trt,fp8,65536,128,64,2025-12-15,5,1,1,1,False,1,66000,1,64,64,64,True,4,5\n\
+        unknown,disagg,z900,dynamo-trt,fp4,8192,1024,2150,2025-12-15,5,4,4,4,True,1,8448,1,8,8,8,True,256,0\n";
+    let unknown = |row: &Row| model.unknown(&Scenario::new(row));
+    let rows = parse(table).unwrap().0;
+    let fitted = unknown(&rows[0]);
+    assert!(fitted[0] < 0.1 && fitted[1] < 0.25, "{fitted:?}");
+    for far in [unknown(&rows[1]), unknown(&rows[2])] {
+        assert!(far[0] > 0.25 && far[1] > 0.35, "{far:?}");
+    }
 }

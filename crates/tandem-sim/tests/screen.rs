@@ -132,7 +132,9 @@ fn twice_of_everything_gives_twice_the_tokens() {
 fn it_says_what_limits() {
     assert_eq!(estimate(&scaled(1, 4, 64)).bound, Bound::Concurrency);
     assert_eq!(estimate(&scaled(1, 4096, 8)).bound, Bound::DecodeSlots);
-    assert_eq!(estimate(&scaled(1, 16_384, 65_536)).bound, Bound::KvCache);
+    let mut held = scaled(1, 16_384, 65_536);
+    held.prefill.workers = 32;
+    assert_eq!(estimate(&held).bound, Bound::KvCache);
     let mut starved = scaled(1, 512, 512);
     starved.load.osl = Lengths::Fixed(16);
     assert_eq!(estimate(&starved).bound, Bound::Prefill);

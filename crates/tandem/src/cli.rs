@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
-use crate::cli_jobs::{CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, WatchArgs};
+use crate::cli_jobs::{
+    CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, TryPortsArgs, WatchArgs,
+};
 use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
 use crate::selftest_args::{ClientArgs, LoadCommand};
@@ -78,6 +80,9 @@ pub(crate) enum Command {
     /// Run a job folder inside its allocation (the job script calls this)
     #[command(hide = true)]
     Orchestrate(OrchestrateArgs),
+    /// Say which ports of a job's block cannot be bound on this node (a step of the job calls this)
+    #[command(hide = true)]
+    TryPorts(TryPortsArgs),
     /// Predict measured rows (CSV) and show by how much the predictions are off
     Evaluate(EvaluateArgs),
     /// Search knobs for the frontier of throughput per GPU against throughput per user, predicted or measured
@@ -138,6 +143,18 @@ pub(crate) struct RunArgs {
     /// Seconds that in-flight requests get after the first ctrl-C
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub(crate) grace: u64,
+    /// Seconds that one load point may take; then it is stopped and its results are partial (default: no limit)
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) point_timeout: Option<u64>,
+    /// Seconds without a byte from the servers after which a load point has hung
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) no_progress: u64,
+    /// Do not measure again what a run below --out has measured: the same deployment, the same point, a result that stands
+    #[arg(long, requires = "out")]
+    pub(crate) resume: bool,
+    /// Times that a deployment which failed is started again, for the points that it did not measure
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) retries: u32,
     /// Exit with code 8 unless the verdict on the figures is `valid`
     #[arg(long)]
     pub(crate) strict: bool,
@@ -465,7 +482,7 @@ pub(crate) struct CalibrateArgs {
     #[arg(long, value_name = "CSV", required_unless_present = "from_run")]
     pub(crate) rows: Option<PathBuf>,
     /// Run folders of the embedded engine: fits what its steps cost here, for `tandem simulate --calibration`
-    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source"])]
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source", "assignments"])]
     pub(crate) from_run: Vec<PathBuf>,
     /// Where the constants go
     #[arg(long, value_name = "FILE")]
@@ -473,6 +490,9 @@ pub(crate) struct CalibrateArgs {
     /// What the file says about where the rows come from
     #[arg(long, value_name = "TEXT", default_value = "rows given by the user")]
     pub(crate) source: String,
+    /// Assignments of configurations to the five folds that are examined: one can be lucky
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
+    pub(crate) assignments: u64,
     /// Fit only; skip the tables of errors on rows that were not fitted (and the intervals that come from them)
     #[arg(long)]
     pub(crate) fit_only: bool,

@@ -32,6 +32,15 @@ pub(crate) enum GpuRequestArg {
     None,
 }
 
+/// How many jobs a sweep becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum JobsArg {
+    /// One that holds enough nodes for the largest deployment
+    One,
+    /// One for each deployment
+    Each,
+}
+
 /// Where the files of servers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ContainerArg {
@@ -49,7 +58,7 @@ Partition, account, time limit and GPUs of a node are knobs too (SBATCH_PARTITIO
 options come from the flag, then the SBATCH_* variable of the shell, then the `slurm` mapping of the site file (same names with
 underscores: qos, reservation, nodelist, exclude, constraint, segment, exclusive, mem, gpu_request, container, image, mpi).
 
-The job folder is the run folder: plan, configurations, job script, logs, events, results. One job is one deployment.
+The job folder is the run folder: plan, configurations, job script, logs, events, results. A sweep writes its runs side by side below --out; --resume goes on with it.
 
 Examples:
   tandem submit deepseek-r1 --gpu-type h100 --partition batch --time 2:00:00 --dry-run
@@ -120,6 +129,9 @@ pub(crate) struct SubmitArgs {
     /// Any other argument of the servers' srun
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) srun_arg: Vec<String>,
+    /// Whether a recipe that sweeps over deployments becomes one job that runs them one after another, or a job for each
+    #[arg(long, value_enum, default_value_t = JobsArg::Each)]
+    pub(crate) jobs: JobsArg,
     /// Print the job script, the environment and every command; write and submit nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -159,6 +171,9 @@ pub(crate) struct LogsArgs {
     /// Lines at the end
     #[arg(long, default_value_t = 200)]
     pub(crate) tail: usize,
+    /// Go on with what is written, until the run has ended
+    #[arg(short, long, requires = "name")]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +218,16 @@ pub(crate) struct RerunArgs {
     /// The folder of the new run (default: the old name with `-rerun-N`)
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TryPortsArgs {
+    /// First port of the block
+    #[arg(long, value_name = "PORT")]
+    pub(crate) first: u16,
+    /// Address of each node; the one that runs this takes its own
+    #[arg(value_name = "NODE=ADDRESS")]
+    pub(crate) nodes: Vec<String>,
 }
 
 #[derive(Debug, Args)]

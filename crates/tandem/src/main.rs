@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::History(args) => commands::history::history(&args),
         Command::Rerun(args) => commands::retry::rerun(&args),
         Command::Orchestrate(args) => commands::orchestrate::orchestrate(&args),
+        Command::TryPorts(args) => commands::orchestrate::try_ports(&args),
         Command::Evaluate(args) => commands::evaluate::evaluate(&args),
         Command::Explore(args) => commands::explore::explore(args),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args),

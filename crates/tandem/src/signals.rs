@@ -11,6 +11,7 @@ pub(crate) struct Interrupts {
     int: tokio::signal::unix::Signal,
     term: tokio::signal::unix::Signal,
     usr1: tokio::signal::unix::Signal,
+    told_to_end: bool,
 }
 
 /// What an interrupt means.
@@ -30,16 +31,24 @@ impl Interrupts {
             int: listen(SignalKind::interrupt())?,
             term: listen(SignalKind::terminate())?,
             usr1: listen(SignalKind::user_defined1())?,
+            told_to_end: false,
         })
     }
 
     /// Pends until the next one of either kind. Safe to cancel.
     pub(crate) async fn next_kind(&mut self) -> Interrupt {
-        tokio::select! {
+        let kind = tokio::select! {
             _ = self.int.recv() => Interrupt::Stop,
             _ = self.term.recv() => Interrupt::Stop,
             _ = self.usr1.recv() => Interrupt::TimeLimit,
-        }
+        };
+        self.told_to_end = true;
+        kind
+    }
+
+    /// Whether any came so far: nothing new should begin.
+    pub(crate) fn told_to_end(&self) -> bool {
+        self.told_to_end
     }
 
     /// Pends until the next one. Safe to cancel.
@@ -48,6 +57,7 @@ impl Interrupts {
             _ = self.int.recv() => {}
             _ = self.term.recv() => {}
         }
+        self.told_to_end = true;
     }
 }
 

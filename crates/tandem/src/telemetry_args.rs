@@ -33,6 +33,10 @@ pub(crate) struct TelemetryArgs {
     /// Count as GenAI-Perf 0.0.16 does in its two files, defects included (reasoning is ignored, energy is the counter's mean)
     #[arg(long)]
     pub(crate) genai_perf_compat: bool,
+    /// Write every request and event as perf_analyzer does (profile_export.json), for GenAI-Perf and its plots. Holds them in memory, about
+    /// half a kilobyte a chunk; not for conversations
+    #[arg(long)]
+    pub(crate) raw_export: bool,
     /// Write requests and chunks as Parquet tables too (requests.parquet, chunks.parquet)
     #[arg(long)]
     pub(crate) parquet: bool,
@@ -46,6 +50,7 @@ impl Default for TelemetryArgs {
             gpu_roles: Vec::new(),
             slice: None,
             genai_perf_compat: false,
+            raw_export: false,
             parquet: false,
         }
     }

@@ -4,25 +4,9 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use common::{Background, events, kill, output, read_json, stderr, wait_for, wait_until_gone};
+use common::{Background, dynamo, events, kill, output, read_json, stderr, wait_for, wait_until_gone};
 use rustix::process::Signal;
 use tandem_testkit::not_run;
-
-/// The environment with Dynamo and a model directory, or why there is none.
-fn dynamo() -> Result<(String, String), String> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/dynamo/install.sh");
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dynamo");
-    let done = Command::new("sh").arg(script).arg(&dir).output().map_err(|e| e.to_string())?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    if !done.status.success() {
-        let reason = text(&done.stderr);
-        return Err(reason.lines().last().unwrap_or("it could not be installed").to_owned());
-    }
-    Ok((dir.join("venv/bin/python").display().to_string(), dir.join("model").display().to_string()))
-}
 
 /// Arguments of a mocker run; none when Dynamo cannot be had.
 fn arguments(what: &str) -> Option<Vec<String>> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use common::slurm_lab::Lab;
-use common::{events, kill, stdout, wait_for};
+use common::{events, kill, stdout, wait_for, wait_for_long};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -92,13 +92,13 @@ impl Drop for Job {
     }
 }
 
-/// The process of a worker of this job: its command line holds the job's folder and the worker's name.
-fn pid_of(folder: &Path, name: &str) -> i32 {
+/// A process of this job by what it does: `worker` with its name or `serve`; its command line holds the job's folder.
+fn pid_of(folder: &Path, command: &str, name: &str) -> i32 {
     let folder = folder.display().to_string();
     let matches = |pid: &str| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-        words.get(1).is_some_and(|word| word == "worker") && words.iter().any(|w| w == name) && words.iter().any(|w| w.starts_with(&folder))
+        words.get(1).is_some_and(|word| word == command) && words.iter().any(|w| w == name) && words.iter().any(|w| w.starts_with(&folder))
     };
     wait_for(name, || {
         let pids = fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -111,7 +111,7 @@ fn a_decode_server_that_dies_under_load_is_named_with_node_and_task() {
     let Some(lab) = Lab::start("slurm: dead decode", 4) else { return };
     let mut job = Job::start(lab, &[]);
     job.loaded();
-    kill(pid_of(&job.lab.path("job"), "decode-0"), Signal::KILL);
+    kill(pid_of(&job.lab.path("job"), "worker", "decode-0"), Signal::KILL);
     let (code, message) = job.ended();
     assert_eq!(code, 6, "{message}");
     // Its tasks are on two nodes, and whichever was found first was killed.
@@ -151,9 +151,10 @@ fn a_node_that_fails_ends_the_job_as_a_death() {
     let mut job = Job::start(lab, &[]);
     job.loaded();
     job.lab.slurm("scontrol", &["update", "nodename=n4", "state=down", "reason=test"]);
-    let status = wait_for("the job to end", || job.waiting.try_wait().expect("a child"));
-    assert_eq!(status.code(), Some(6), "{}", fs::read_to_string(job.lab.path("stderr")).unwrap_or_default());
-    // Slurm ends the servers of all nodes at once, so which of them is named differs.
+    let (code, message) = job.ended();
+    assert_eq!(code, 6, "{message}");
+    // Slurm ends the servers of all nodes at once; the one that lived on the failed node is named.
+    assert!(message.starts_with("decode-0 ended") && message.contains("(n4: Node failure)"), "{message}");
 }
 
 #[test]
@@ -180,6 +181,63 @@ fn near_the_time_limit_the_load_stops_and_partial_results_are_written() {
     assert!(message.contains("time limit") && job.has_figures(), "{message}");
     let result: Value = serde_json::from_slice(&fs::read(job.lab.path("job/result.json")).expect("result.json")).expect("JSON");
     assert_eq!(result["partial"], true, "{result}");
+}
+
+#[test]
+fn the_real_time_limit_announces_itself_and_what_was_measured_is_kept() {
+    let Some(lab) = Lab::start_slow("slurm: the real time limit", 2) else { return };
+    let mut job = Job::start(lab, &["--time", "1", "--stop-before", "10"]);
+    job.loaded();
+    let (code, message) = job.ended();
+    assert_eq!(code, 7, "{message}");
+    assert!(message.contains("time limit") && job.has_figures(), "{message}");
+}
+
+#[test]
+fn a_time_limit_that_nobody_announced_is_no_death_and_leaves_figures() {
+    let Some(lab) = Lab::start_slow("slurm: a time limit without a signal", 2) else { return };
+    let mut job = Job::start(lab, &["--time", "1", "--stop-before", "0"]);
+    job.loaded();
+    let status = wait_for_long("the job to end", || job.waiting.try_wait().expect("a child"));
+    let said = fs::read_to_string(job.lab.path("stderr")).unwrap_or_default();
+    assert_eq!(status.code(), Some(7), "{said}");
+    assert!(job.has_figures(), "{said}");
+}
+
+#[test]
+fn a_node_whose_daemon_vanishes_ends_the_job() {
+    let Some(lab) = Lab::start_slow("slurm: slurmd killed", 4) else { return };
+    let mut job = Job::start(lab, &[]);
+    job.loaded();
+    job.lab.kill_daemon("slurmd-n4");
+    let status = wait_for_long("the job to end", || job.waiting.try_wait().expect("a child"));
+    assert_eq!(status.code(), Some(6), "{}", fs::read_to_string(job.lab.path("stderr")).unwrap_or_default());
+}
+
+#[test]
+fn a_frontend_that_accepts_and_never_answers_is_given_up() {
+    let Some(lab) = Lab::start("slurm: hung frontend", 2) else { return };
+    let mut job = Job::start(lab, &["--no-progress", "2"]);
+    job.loaded();
+    // Stopped, not ended: nothing in Slurm or in the process table says so.
+    kill(pid_of(&job.lab.path("job"), "serve", "--announce"), Signal::STOP);
+    let (code, message) = job.ended();
+    assert_eq!(code, 7, "{message}");
+    assert!(message.contains("no server has sent anything for 2 s") && job.has_figures(), "{message}");
+}
+
+#[test]
+fn a_load_point_that_takes_too_long_is_stopped() {
+    let Some(lab) = Lab::start("slurm: a deadline of a load point", 2) else { return };
+    let mut job = Job::start(lab, &["--point-timeout", "2"]);
+    let folder = job.lab.path("job").display().to_string();
+    job.loaded();
+    // A follower sees the log grow, and ends with the run.
+    let followed = job.lab.tandem(&["logs", &folder, "decode-0", "--follow", "--tail", "1"]).output().expect("tandem starts");
+    assert!(stdout(&followed).lines().count() > 20, "{}", stdout(&followed));
+    let (code, message) = job.ended();
+    assert_eq!(code, 7, "{message}");
+    assert!(message.contains("took longer than 2 s") && job.has_figures(), "{message}");
 }
 
 #[test]

@@ -67,9 +67,9 @@ impl Binding {
         let stated = plan.frontend.http.port;
         let ports = Ports {
             http: if needs.http && stated == 0 { take(true) } else { stated },
-            etcd: take(needs.etcd),
+            etcd: stated_port(plan, "ETCD_SERVER_PORT").unwrap_or_else(|| take(needs.etcd)),
             etcd_peer: take(needs.etcd),
-            nats: take(needs.nats),
+            nats: stated_port(plan, "NATS_SERVER_PORT").unwrap_or_else(|| take(needs.nats)),
             workers: free_low_ports(ip, n_workers)?,
         };
         let node = NodeBinding { name: "localhost".into(), address: host.into() };
@@ -92,6 +92,12 @@ impl Binding {
         self.nodes.get(index).map_or("127.0.0.1", |node| node.address.as_str())
     }
 
+    /// The name of a node; empty for one that the binding does not know.
+    #[must_use]
+    pub fn node_name(&self, node: u32) -> &str {
+        self.nodes.get(usize::try_from(node).unwrap_or(usize::MAX)).map_or("", |node| node.name.as_str())
+    }
+
     /// `http://HOST:PORT` of the frontend.
     #[must_use]
     pub fn url(&self, plan: &Plan) -> String {
@@ -110,6 +116,13 @@ impl Binding {
         let index = plan.workers.iter().position(|w| w.name == name)?;
         self.ports.workers.get(index).copied()
     }
+}
+
+/// The port that somebody set in knob `name`. The recipe's own default is none: two runs on one machine would meet there.
+#[must_use]
+pub fn stated_port(plan: &Plan, name: &str) -> Option<u16> {
+    let record = plan.knobs.get(name).filter(|record| !record.layer.starts_with("built-in"))?;
+    u16::try_from(record.value.as_u64()?).ok().filter(|port| *port > 0)
 }
 
 /// As [`free_ports`], but below 32,768: Dynamo reads a worker's port as a signed 16-bit number.

@@ -55,6 +55,12 @@ pub fn discovery(plan: &Plan, dialect: Dialect) -> Discovery {
     }
 }
 
+/// Whether requests go through NATS: always in dialect 0.6, on demand in dialect 1.
+#[must_use]
+pub fn uses_nats(plan: &Plan, dialect: Dialect) -> bool {
+    dialect == Dialect::V0_6 || knob(plan, "ENGINE_REQUEST_PLANE") == "nats"
+}
+
 /// The Python with Dynamo.
 #[must_use]
 pub fn python(plan: &Plan) -> String {
@@ -77,7 +83,7 @@ pub fn ports(plan: &Plan, dialect: Dialect) -> PortNeeds {
     PortNeeds {
         http: true,
         etcd: discovery(plan, dialect) == Discovery::Etcd,
-        nats: dialect == Dialect::V0_6,
+        nats: uses_nats(plan, dialect),
         workers: dialect == Dialect::V1,
     }
 }
@@ -93,7 +99,7 @@ pub fn front(plan: &Plan, binding: &Binding, dialect: Dialect) -> Result<Vec<Ste
         return Err(LaunchError::Unsupported(reason));
     }
     let mut steps = Vec::new();
-    if dialect == Dialect::V0_6 {
+    if uses_nats(plan, dialect) {
         steps.push(nats(plan, binding));
     }
     if discovery == Discovery::Etcd {
@@ -174,9 +180,15 @@ pub fn env(plan: &Plan, binding: &Binding, dialect: Dialect, node: u32) -> Vec<(
             env.push(("ETCD_ENDPOINTS", format!("http://{head}:{}", binding.ports.etcd)));
         }
     }
+    if uses_nats(plan, dialect) {
+        env.push(("NATS_SERVER", format!("nats://{head}:{}", binding.ports.nats)));
+    }
     match dialect {
-        Dialect::V0_6 => env.push(("NATS_SERVER", format!("nats://{head}:{}", binding.ports.nats))),
+        Dialect::V0_6 => {}
         Dialect::V1 => {
+            if uses_nats(plan, dialect) {
+                env.extend(["DYN_REQUEST_PLANE", "DYN_EVENT_PLANE"].map(|name| (name, "nats".to_owned())));
+            }
             // Without these it advertises the machine's first address that is not loopback.
             let hosts = ["DYN_TCP_RPC_HOST", "DYN_TCP_RESPONSE_STREAM_HOST", "DYN_EVENT_PLANE_HOST", "DYN_HTTP_RPC_HOST"];
             env.extend(hosts.map(|name| (name, binding.address(node).to_owned())));

@@ -1,16 +1,17 @@
 //! The allocation of a job: its nodes and their addresses, found once, and servers as steps on them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use tandem_plan::{Address, GpuType, Plan};
+use tandem_plan::{Address, GpuType, Plan, WorkerPlan};
 
-use super::client::Slurm;
+use super::client::{Slurm, SlurmError};
 use super::hostlist;
-use super::ports;
+use super::ports::{self, Pool};
 use super::step::{Step, StepSettings};
 use super::text;
-use crate::engines::binding::{Binding, NodeBinding, Ports};
+use crate::engines::binding::{Binding, NodeBinding, Ports, stated_port};
 use crate::engines::{self, adapter};
 use crate::error::LaunchError;
 use crate::process::ProcessSpec;
@@ -32,9 +33,6 @@ pub struct Allocation {
     n_gpus_per_node: u32,
     slurm: Slurm,
 }
-
-/// Ports beside those of workers: HTTP, control, etcd (clients, peers), NATS.
-const N_SERVICE_PORTS: usize = 5;
 
 impl Allocation {
     /// Reads the allocation that this process runs in from Slurm's variables, and asks `scontrol` for addresses. Blocking.
@@ -62,47 +60,107 @@ impl Allocation {
         Allocation { job_id: 0, addresses: nodes.clone(), nodes, settings, env, n_gpus_per_node: n_gpus(plan), slurm }
     }
 
-    /// Binds `plan` to this job: addresses, and ports that were free when they were tried; also those found busy.
+    /// Binds `plan` to this job: addresses, and ports that were free when they were tried on their own node; also those found busy.
+    /// Blocking.
     ///
-    /// The orchestrator runs on the first node of the job, and frontend and services beside it, so binding here is binding
-    /// there. Ports of workers on other nodes are taken from the same block; a busy one shows as that worker's failure.
+    /// This process runs on the first node of the job and tries the ports there itself; for other nodes a step does.
     ///
     /// # Errors
-    /// [`LaunchError::Allocation`] when the block of the job has not enough free ports.
+    /// [`LaunchError::Allocation`] when the block of the job has not enough free ports on a node.
     pub fn binding(&self, plan: &Plan, run_dir: &Path, program: &Path, http: u16) -> Result<(Binding, Vec<u16>), LaunchError> {
-        let host = self.address(plan.frontend.node).to_owned();
-        let n_ports = N_SERVICE_PORTS + plan.workers.len();
-        let found = ports::find(&host, self.job_id, n_ports);
-        if found.free.len() < n_ports {
-            let first = ports::block_of(self.job_id);
-            let message = format!("fewer than {n_ports} free ports on {host} from {first} to {}", first + ports::BLOCK - 1);
-            return Err(LaunchError::Allocation(message));
-        }
+        let mut pool = Pool::new(self.job_id, self.busy_ports(plan, program));
         // A port that was asked for is a promise to clients; any other comes from the block of the job.
-        let http = if http == 0 { found.free[0] } else { http };
-        Ok((self.binding_with(plan, run_dir, program, http, &found.free), found.busy))
+        let stated = |name| stated_port(plan, name);
+        let http = if http == 0 { stated("DYNAMO_FRONTEND_PORT") } else { Some(http) };
+        let binding = self.binding_with(plan, run_dir, program, [http, stated("ETCD_SERVER_PORT"), stated("NATS_SERVER_PORT")], &mut pool);
+        let busy = pool.busy();
+        match binding {
+            Some(binding) => Ok((binding, busy)),
+            None => {
+                let first = ports::block_of(self.job_id);
+                let message = format!("too few free ports from {first} to {} (busy: {busy:?})", first + ports::BLOCK - 1);
+                Err(LaunchError::Allocation(message))
+            }
+        }
     }
 
     /// A binding with ports that were not tried, to show what would be started.
-    #[must_use]
-    pub fn imagined_binding(&self, plan: &Plan, run_dir: &Path, program: &Path) -> Binding {
-        let first = ports::block_of(self.job_id);
-        let ports: Vec<u16> = (first..).take(N_SERVICE_PORTS + plan.workers.len()).collect();
-        self.binding_with(plan, run_dir, program, first, &ports)
+    ///
+    /// # Errors
+    /// As [`Allocation::binding`].
+    pub fn imagined_binding(&self, plan: &Plan, run_dir: &Path, program: &Path) -> Result<Binding, LaunchError> {
+        let mut pool = Pool::new(self.job_id, BTreeMap::new());
+        let stated = ["DYNAMO_FRONTEND_PORT", "ETCD_SERVER_PORT", "NATS_SERVER_PORT"].map(|name| stated_port(plan, name));
+        let binding = self.binding_with(plan, run_dir, program, stated, &mut pool);
+        binding.ok_or_else(|| LaunchError::Allocation(format!("a node needs more than {} ports", ports::BLOCK)))
     }
 
-    fn binding_with(&self, plan: &Plan, run_dir: &Path, program: &Path, http: u16, free: &[u16]) -> Binding {
+    /// `stated` are the ports of HTTP, etcd and NATS as far as somebody chose them.
+    fn binding_with(&self, plan: &Plan, run_dir: &Path, program: &Path, stated: [Option<u16>; 3], pool: &mut Pool) -> Option<Binding> {
+        let front = plan.frontend.node;
+        let mut services = Vec::new();
+        // HTTP, control, etcd, its peers, NATS.
+        for stated in [stated[0], None, stated[1], None, stated[2]] {
+            services.push(match stated {
+                Some(port) => port,
+                None => pool.take(front)?,
+            });
+        }
+        let workers = plan.workers.iter().map(|worker| pool.take(first_node(worker))).collect::<Option<Vec<u16>>>()?;
         let node = |(name, address): (&String, &String)| NodeBinding { name: name.clone(), address: address.clone() };
-        let host = self.address(plan.frontend.node).to_owned();
-        Binding {
+        Some(Binding {
             run_dir: run_dir.to_owned(),
             program: program.to_owned(),
             nodes: self.nodes.iter().zip(&self.addresses).map(node).collect(),
-            ports: Ports { http, etcd: free[2], etcd_peer: free[3], nats: free[4], workers: free[N_SERVICE_PORTS..].to_vec() },
-            control: Some(Address { host, port: free[1] }),
+            ports: Ports { http: services[0], etcd: services[2], etcd_peer: services[3], nats: services[4], workers },
+            control: Some(Address { host: self.address(front).to_owned(), port: services[1] }),
             stop_with_stdin: true,
             in_job: true,
+        })
+    }
+
+    /// Busy ports of the job's block on each node whose servers will bind some. A node that cannot be asked is left out.
+    fn busy_ports(&self, plan: &Plan, program: &Path) -> BTreeMap<u32, Vec<u16>> {
+        let first = ports::block_of(self.job_id);
+        let mut needed = vec![plan.frontend.node];
+        if adapter(plan).ports(plan).workers {
+            needed.extend(plan.workers.iter().map(first_node));
         }
+        needed.sort_unstable();
+        needed.dedup();
+        let (here, elsewhere): (Vec<u32>, Vec<u32>) = needed.into_iter().partition(|node| *node == 0);
+        let mut busy: BTreeMap<u32, Vec<u16>> = here.iter().map(|&node| (node, ports::busy(self.address(node), first))).collect();
+        if elsewhere.is_empty() {
+            return busy;
+        }
+        match self.ask_nodes(&elsewhere, first, program) {
+            Ok(answers) => busy.extend(answers),
+            Err(error) => tracing::warn!(%error, "ports of other nodes were not tried"),
+        }
+        busy
+    }
+
+    /// Runs `tandem try-ports` once on each of `nodes`.
+    fn ask_nodes(&self, nodes: &[u32], first: u16, program: &Path) -> Result<BTreeMap<u32, Vec<u16>>, SlurmError> {
+        let named = |node: &u32| self.nodes.get(usize::try_from(*node).unwrap_or(usize::MAX)).cloned().unwrap_or_default();
+        let names: Vec<String> = nodes.iter().map(named).collect();
+        let step = Step {
+            name: "try-ports".into(),
+            n_tasks: u32::try_from(names.len()).unwrap_or(u32::MAX),
+            nodes: names.clone(),
+            n_gpus_per_node: 0,
+            devices: None,
+            argv: Vec::new(),
+            env: self.env.clone(),
+        };
+        // On the node itself: its ports are those of the containers.
+        let bare = StepSettings { ask_gpus: self.settings.ask_gpus, ..StepSettings::default() };
+        let mut args = bare.srun_args(self.job_id, &step);
+        args.extend([program.display().to_string(), "try-ports".into(), format!("--first={first}")]);
+        args.extend(nodes.iter().zip(&names).map(|(&node, name)| format!("{name}={}", self.address(node))));
+        let said = self.slurm.call_with("srun", &args, &self.srun_env(&self.env))?;
+        let answers: BTreeMap<&str, Vec<u16>> = said.lines().filter_map(read_busy).collect();
+        Ok(nodes.iter().zip(&names).filter_map(|(&node, name)| Some((node, answers.get(name.as_str())?.clone()))).collect())
     }
 
     /// What would be started for `plan`, services and frontend first, as command lines.
@@ -110,7 +168,7 @@ impl Allocation {
     /// # Errors
     /// What the engine cannot do.
     pub fn command_lines(&self, plan: &Plan, run_dir: &Path, program: &Path) -> Result<Vec<Vec<String>>, LaunchError> {
-        let (adapter, binding) = (adapter(plan), self.imagined_binding(plan, run_dir, program));
+        let (adapter, binding) = (adapter(plan), self.imagined_binding(plan, run_dir, program)?);
         let mut steps = adapter.front(plan, &binding)?;
         steps.extend(adapter.workers(plan, &binding)?);
         let line = |step: &engines::Step| {
@@ -201,6 +259,17 @@ impl Allocation {
 
     /// How long [`Allocation::terminate_steps`] may take at most, for the caller's own deadline.
     pub(crate) const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
+}
+
+/// One line of `tandem try-ports`: `NODE busy PORT PORT …`.
+fn read_busy(line: &str) -> Option<(&str, Vec<u16>)> {
+    let (node, ports) = line.split_once(" busy")?;
+    Some((node, ports.split_whitespace().filter_map(|port| port.parse().ok()).collect()))
+}
+
+/// Where rank 0 of a worker is, which binds its ports.
+fn first_node(worker: &WorkerPlan) -> u32 {
+    worker.ranks.first().map_or(0, |rank| rank.node)
 }
 
 fn n_gpus(plan: &Plan) -> u32 {

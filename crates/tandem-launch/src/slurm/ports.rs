@@ -1,7 +1,8 @@
-//! Ports of a job: a block of its own, derived from the job id, and really bound before use.
+//! Ports of a job: a block of its own, derived from the job id, and really bound before use, on the node that will use them.
 //!
 //! Two jobs that share a node start looking at different places; whatever else holds a port is found by binding.
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 
 /// First port of the first block: above the well-known services, below Linux's ephemeral ports (32768).
@@ -17,36 +18,49 @@ pub fn block_of(job_id: u64) -> u16 {
     FIRST + BLOCK * u16::try_from(job_id % u64::from(N_BLOCKS)).expect("a remainder below the number of blocks")
 }
 
-/// Ports that were free on `host` when they were tried, and those that were not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// One a service, in order.
-    pub free: Vec<u16>,
-    /// In use by somebody else.
-    pub busy: Vec<u16>,
+/// Ports of the block that begins at `first` which cannot be bound on `host` now.
+///
+/// A port that is free here may be taken before its server binds it; then the server's bind error says so.
+#[must_use]
+pub fn busy(host: &str, first: u16) -> Vec<u16> {
+    (first..first + BLOCK).filter(|&port| TcpListener::bind((host, port)).is_err()).collect()
 }
 
-/// Finds `n` ports in the block of `job_id` that can be bound on `host`; fewer when the block has no more.
-///
-/// The listeners are closed again: between this and the server's own bind somebody may be faster, and then the
-/// server's bind error says so.
-#[must_use]
-pub fn find(host: &str, job_id: u64, n: usize) -> Found {
-    let first = block_of(job_id);
-    let (mut found, mut held) = (Found { free: Vec::new(), busy: Vec::new() }, Vec::new());
-    for port in first..first + BLOCK {
-        if found.free.len() == n {
-            break;
-        }
-        match TcpListener::bind((host, port)) {
-            Ok(listener) => {
-                held.push(listener);
-                found.free.push(port);
-            }
-            Err(_) => found.busy.push(port),
-        }
+/// Hands out the ports of one block to the nodes of a job.
+#[derive(Debug)]
+pub struct Pool {
+    first: u16,
+    /// Ports that cannot be had, by node index. Nodes that were not tried are absent.
+    busy: BTreeMap<u32, Vec<u16>>,
+    given: Vec<(u32, u16)>,
+}
+
+impl Pool {
+    /// The block of `job_id`, without what is `busy` on each node.
+    #[must_use]
+    pub fn new(job_id: u64, busy: BTreeMap<u32, Vec<u16>>) -> Self {
+        Pool { first: block_of(job_id), busy, given: Vec::new() }
     }
-    found
+
+    /// A port that is free on `node`; one that no other node of the job has, while there are any. None when the block is exhausted.
+    pub fn take(&mut self, node: u32) -> Option<u16> {
+        let is_free = |port: &u16| !self.busy.get(&node).is_some_and(|busy| busy.contains(port));
+        let block = || (self.first..self.first + BLOCK).filter(is_free);
+        // A server that binds all addresses of a machine would meet one of another virtual node there.
+        let alone = block().find(|port| self.given.iter().all(|(_, given)| given != port));
+        let port = alone.or_else(|| block().find(|port| !self.given.contains(&(node, *port))))?;
+        self.given.push((node, port));
+        Some(port)
+    }
+
+    /// Every port that was found busy, on any node.
+    #[must_use]
+    pub fn busy(&self) -> Vec<u16> {
+        let mut all: Vec<u16> = self.busy.values().flatten().copied().collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
 }
 
 #[cfg(test)]
@@ -65,15 +79,23 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_taken_is_skipped_and_named() {
+    fn a_port_that_is_taken_is_found_by_binding() {
         // The block of any job does; one whose first port is free makes the test mean something.
         let (job, taken) = (0..u64::from(N_BLOCKS))
             .find_map(|job| TcpListener::bind(("127.0.0.1", block_of(job))).ok().map(|listener| (job, listener)))
             .expect("some block is free");
-        let found = find("127.0.0.1", job, 2);
-        assert_eq!(found.free.len(), 2);
-        assert!(found.busy.contains(&block_of(job)), "{found:?}");
-        assert!(!found.free.contains(&block_of(job)));
+        assert!(busy("127.0.0.1", block_of(job)).contains(&block_of(job)));
         drop(taken);
+    }
+
+    #[test]
+    fn each_node_gets_what_is_free_there_and_nodes_share_numbers_only_when_they_must() {
+        let mut pool = Pool::new(1, BTreeMap::from([(0, vec![20_050]), (1, vec![20_052])]));
+        assert_eq!((pool.take(0), pool.take(1), pool.take(2)), (Some(20_051), Some(20_050), Some(20_052)));
+        assert_eq!(pool.busy(), [20_050, 20_052]);
+        // Node 2 was not tried: all that nobody has, then what the others have.
+        let more: Vec<u16> = std::iter::from_fn(|| pool.take(2)).collect();
+        assert_eq!(more.len(), usize::from(BLOCK) - 1);
+        assert!(more.ends_with(&[20_050, 20_051]), "{more:?}");
     }
 }

@@ -37,6 +37,20 @@ pub enum Container {
     },
 }
 
+impl Container {
+    /// The image, if there is one.
+    #[must_use]
+    pub fn image(&self) -> Option<&str> {
+        match self {
+            Container::None => None,
+            Container::Pyxis { image, .. } | Container::Apptainer { image, .. } => Some(image),
+        }
+    }
+}
+
+/// Variables whose values mean the node's own folders: inside a container the image's hold, or its programs would not be found.
+const OF_THE_HOST: [&str; 4] = ["PATH", "HOME", "USER", "LD_LIBRARY_PATH"];
+
 /// One server, placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -84,8 +98,9 @@ impl StepSettings {
             if !mounts.is_empty() {
                 args.push(format!("--container-mounts={}", mounts.join(",")));
             }
-            if !step.env.is_empty() {
-                args.push(format!("--container-env={}", names(step)));
+            let inside: Vec<&str> = step.env.iter().map(|(name, _)| name.as_str()).filter(|name| !OF_THE_HOST.contains(name)).collect();
+            if !inside.is_empty() {
+                args.push(format!("--container-env={}", inside.join(",")));
             }
             args.push("--no-container-mount-home".to_owned());
         }
@@ -97,9 +112,13 @@ impl StepSettings {
     fn command(&self, step: &Step) -> Vec<String> {
         let mut command = Vec::new();
         if let Some(devices) = &step.devices {
-            // Slurm sets this variable in each task, so it is narrowed behind Slurm, in front of the server.
-            let list: Vec<String> = devices.iter().map(ToString::to_string).collect();
-            command.extend(["env".to_owned(), format!("CUDA_VISIBLE_DEVICES={}", list.join(","))]);
+            // Slurm sets this variable in each task, so it is narrowed behind Slurm, in front of the server. What Slurm gave need not
+            // begin with 0: another job may have those. The plan's device N is the Nth of them.
+            let of_node = joined(0..step.n_gpus_per_node);
+            let ours = joined(devices.iter().map(|device| device + 1));
+            let narrow =
+                format!("export CUDA_VISIBLE_DEVICES=$(echo ${{CUDA_VISIBLE_DEVICES:-{of_node}}} | cut -d, -f{ours}); exec \"$@\"");
+            command.extend(["sh".to_owned(), "-c".to_owned(), narrow, "sh".to_owned()]);
         }
         if let Container::Apptainer { image, mounts } = &self.container {
             command.extend(["apptainer".to_owned(), "exec".to_owned(), "--nv".to_owned()]);
@@ -144,6 +163,10 @@ fn exported(step: &Step) -> String {
     if step.env.is_empty() { "NONE".to_owned() } else { names(step) }
 }
 
+fn joined(numbers: impl Iterator<Item = u32>) -> String {
+    numbers.map(|n| n.to_string()).collect::<Vec<_>>().join(",")
+}
+
 fn names(step: &Step) -> String {
     let names: Vec<&str> = step.env.iter().map(|(name, _)| name.as_str()).collect();
     names.join(",")
@@ -181,12 +204,13 @@ mod tests {
         let mut settings = StepSettings { container, ..StepSettings::default() };
         let text = settings.srun_args(7, &step()).join(" ");
         let options = "--container-image=/i.sqsh --container-name=tandem-7 --container-mounts=/models:/models:ro \
-            --container-env=PATH,UCX_TLS --no-container-mount-home server --x";
+            --container-env=UCX_TLS --no-container-mount-home server --x";
         assert!(text.ends_with(options), "{text}");
         settings.container = Container::Apptainer { image: "/i.sif".into(), mounts };
         let packed = Step { devices: Some(vec![4, 5, 6, 7]), ..step() };
         let text = settings.srun_args(7, &packed).join(" ");
-        let command = "env CUDA_VISIBLE_DEVICES=4,5,6,7 apptainer exec --nv --bind /models:/models:ro /i.sif server --x";
+        let command = "sh -c export CUDA_VISIBLE_DEVICES=$(echo ${CUDA_VISIBLE_DEVICES:-0,1,2,3,4,5,6,7} | cut -d, -f5,6,7,8); \
+            exec \"$@\" sh apptainer exec --nv --bind /models:/models:ro /i.sif server --x";
         assert!(text.ends_with(command) && !text.contains("--gpus"), "{text}");
         assert_eq!(StepSettings::from_json(&settings.to_json()), Some(settings));
     }

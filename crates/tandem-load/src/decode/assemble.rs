@@ -1,8 +1,8 @@
 //! Assembles one request's record from its wire events.
 
-use tandem_metrics::{Chunk, ChunkKind, ChunkLog, FailureKind, Outcome, RequestRecord, TokenCount};
+use tandem_metrics::{Chunk, ChunkKind, ChunkLog, FailureKind, LoadPhase, Outcome, RequestRecord};
 use tandem_plan::Nanos;
-use tandem_wire::sse::{DONE, SseEvent, SseParser};
+use tandem_wire::sse::{DONE, SseEvent, SseParser, write_data};
 
 use super::json::{self, Output};
 use crate::pacing::Ticket;
@@ -26,6 +26,8 @@ pub(crate) struct Common {
     pub(crate) keep_text: bool,
     /// Whether to keep answers (without reasoning), to send them back as history.
     pub(crate) keep_answer: bool,
+    /// Whether to keep the events of measured requests.
+    pub(crate) keep_events: bool,
 }
 
 /// Output seen in one read.
@@ -44,10 +46,20 @@ pub(crate) struct Seen {
 pub(crate) struct Finished {
     /// Its record.
     pub(crate) record: RequestRecord,
-    /// Its output, kept only when the server did not count its tokens.
-    pub(crate) uncounted_text: Option<String>,
+    /// Its output, kept only when the server did not count its tokens, or has put several into some chunks without saying how many.
+    pub(crate) uncounted: Option<Pieces>,
     /// Its answer, if answers are kept.
     pub(crate) answer: String,
+    /// What came when, ns, if events are kept: events as they were sent, or one whole response.
+    pub(crate) events: Vec<(u64, String)>,
+}
+
+/// The text of an output, chunk by chunk.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    text: String,
+    /// Where each chunk ends in it.
+    ends: Vec<usize>,
 }
 
 /// One request under way. Buffers stay allocated from request to request.
@@ -63,8 +75,9 @@ pub(crate) struct Assembly {
 struct Request {
     record: RequestRecord,
     head: Option<Head>,
-    text: String,
+    pieces: Pieces,
     answer: String,
+    events: Vec<(u64, String)>,
     /// `completion_tokens` of the last chunk that had one, when usage is continuous.
     n_tokens_so_far: Option<u32>,
     /// The stream's end marker has been seen.
@@ -89,8 +102,9 @@ impl Assembly {
         self.request = Some(Request {
             record,
             head: None,
-            text: String::new(),
+            pieces: Pieces::default(),
             answer: String::new(),
+            events: Vec::new(),
             n_tokens_so_far: None,
             done: false,
             fault: None,
@@ -146,6 +160,9 @@ impl Assembly {
         let mut seen = Seen::default();
         let whole = failure.is_none() && request.head.is_some_and(|h| h.status == 200 && h.kind == BodyKind::Whole);
         if whole {
+            if request.keeps_events(self.common) {
+                request.events.push((at.0, String::from_utf8_lossy(&self.body).into_owned()));
+            }
             match json::parse(&self.body) {
                 Ok(output) => request.output(at, &output, self.common, &mut seen),
                 Err(error) => request.fault = Some((FailureKind::BadResponse, error)),
@@ -158,13 +175,27 @@ impl Assembly {
         if self.body.capacity() > MAX_EVENT_BYTES {
             self.body = Vec::new();
         }
-        let count = request.record.osl.server.is_none() && self.common.keep_text;
-        Some((Finished { uncounted_text: count.then_some(request.text), answer: request.answer, record: request.record }, seen))
+        let record = &request.record;
+        let (n_chunks, counts_whole) = (record.chunks.len(), record.osl.server.is_some());
+        let counts_each = n_chunks < 2
+            || record.phase == LoadPhase::Warmup
+            || record.osl.server.is_some_and(|n| n as usize == n_chunks)
+            || record.chunks.iter().all(|c| c.n_tokens.is_some());
+        let is_open = !(counts_whole && counts_each);
+        let uncounted = (is_open && self.common.keep_text).then_some(request.pieces);
+        Some((Finished { uncounted, answer: request.answer, events: request.events, record: request.record }, seen))
     }
 }
 
 impl Request {
+    fn keeps_events(&self, common: Common) -> bool {
+        common.keep_events && self.record.phase == LoadPhase::Profiling
+    }
+
     fn event(&mut self, at: Nanos, event: SseEvent<'_>, common: Common, seen: &mut Seen) {
+        if self.keeps_events(common) {
+            self.events.push((at.0, text_of(event)));
+        }
         if event.data == DONE {
             self.done = true;
             return;
@@ -213,8 +244,9 @@ impl Request {
         seen.n_clumped += u32::from(clumped);
         seen.n_tokens += n_tokens.unwrap_or(1);
         if common.keep_text {
-            self.text.extend(output.reasoning.as_deref());
-            self.text.extend(output.content.as_deref());
+            self.pieces.text.extend(output.reasoning.as_deref());
+            self.pieces.text.extend(output.content.as_deref());
+            self.pieces.ends.push(self.pieces.text.len());
         }
         if common.keep_answer {
             self.answer.extend(output.content.as_deref());
@@ -245,11 +277,30 @@ impl Request {
     }
 }
 
-/// Fills in the client's own count of output tokens.
+/// An event as a server would write it.
+fn text_of(event: SseEvent<'_>) -> String {
+    let mut bytes = Vec::with_capacity(event.data.len() + 8);
+    if !event.kind.is_empty() {
+        bytes.extend_from_slice(b"event: ");
+        bytes.extend_from_slice(event.kind);
+        bytes.push(b'\n');
+    }
+    write_data(event.data, &mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Fills in the client's own count of output tokens where the server has none, and that of each chunk where these make up the whole:
+/// a token may be cut between chunks, and then nobody can tell.
 pub(crate) fn count_output(finished: &mut Finished, count: &dyn Fn(&str) -> Option<u32>) {
-    if let Some(text) = finished.uncounted_text.take() {
-        let TokenCount { client, .. } = &mut finished.record.osl;
-        *client = count(&text);
+    let Some(Pieces { text, ends }) = finished.uncounted.take() else { return };
+    let record = &mut finished.record;
+    if record.osl.server.is_none() {
+        record.osl.client = count(&text);
+    }
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let counts: Option<Vec<u32>> = starts.zip(&ends).map(|(from, &to)| count(&text[from..to]).filter(|n| *n > 0)).collect();
+    if let Some(counts) = counts.filter(|counts| record.osl_tokens().map(u64::from) == Some(counts.iter().map(|n| u64::from(*n)).sum())) {
+        record.chunks = record.chunks.iter().zip(counts).map(|(chunk, n)| Chunk { n_tokens: Some(n), ..chunk }).collect();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Tests of the assembly of records from bytes.
 
 use super::*;
-use tandem_metrics::LoadPhase;
+use tandem_metrics::TokenCount;
 use tandem_wire::sse::{write_data, write_done};
 
 const TICKET: Ticket = Ticket { phase: LoadPhase::Profiling, index: 3, scheduled: None };
@@ -9,7 +9,7 @@ const STREAM: Head = Head { status: 200, kind: BodyKind::EventStream };
 const WHOLE: Head = Head { status: 200, kind: BodyKind::Whole };
 
 fn run(head: Head, reads: &[&[u8]], failure: Option<Failure>) -> (Finished, u32) {
-    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true, keep_answer: false });
+    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true, keep_answer: false, keep_events: true });
     assembly.start(1, TICKET, Nanos(10), Nanos(11));
     assembly.head(Nanos(20), head);
     let mut n_clumped = 0;
@@ -47,7 +47,7 @@ fn a_stream_becomes_a_record() {
     assert_eq!((r.finish_reason.as_deref(), r.http_status, &r.outcome), (Some("length"), Some(200), &Outcome::Ok));
     let chunks: Vec<_> = r.chunks.iter().map(|c| (c.at_ns, c.kind, c.clumped)).collect();
     assert_eq!(chunks, [(30, ChunkKind::Reasoning, false), (31, ChunkKind::Content, false)]);
-    assert_eq!((n_clumped, finished.uncounted_text), (0, None));
+    assert_eq!((n_clumped, finished.uncounted.is_none()), (0, true));
 }
 
 #[test]
@@ -56,6 +56,7 @@ fn every_split_of_the_bytes_gives_the_same_record_but_for_stamps() {
     let strip = |mut f: Finished| {
         let kinds: Vec<_> = f.record.chunks.iter().map(|c| (c.kind, c.n_tokens)).collect();
         f.record.chunks = ChunkLog::new();
+        f.events.iter_mut().for_each(|event| event.0 = 0);
         (format!("{f:?}"), kinds)
     };
     let whole = strip(run(STREAM, &[&stream], None).0);
@@ -96,9 +97,35 @@ fn a_whole_response_is_one_chunk_at_its_end() {
 #[test]
 fn output_that_the_server_does_not_count_is_kept_for_counting() {
     let (mut finished, _) = run(STREAM, &[&sse(&[THINK, A, "[DONE]"])], None);
-    assert_eq!(finished.uncounted_text.as_deref(), Some("hma"));
     count_output(&mut finished, &|text| u32::try_from(text.len()).ok());
-    assert_eq!((finished.record.osl.client, finished.uncounted_text), (Some(3), None));
+    assert_eq!((finished.record.osl.client, finished.uncounted.is_none()), (Some(3), true));
+    let counts: Vec<_> = finished.record.chunks.iter().map(|c| c.n_tokens).collect();
+    assert_eq!(counts, [Some(2), Some(1)]);
+}
+
+#[test]
+fn several_tokens_a_chunk_are_counted_where_they_make_up_the_whole() {
+    // A token is a word here; five tokens are not what the words make up.
+    for (n_said, expected) in [(4, [Some(2), Some(2)]), (5, [None, None])] {
+        let usage = format!(r#"{{"choices":[],"usage":{{"completion_tokens":{n_said}}}}}"#);
+        let content = |text: &str| format!(r#"{{"choices":[{{"delta":{{"content":"{text}"}}}}]}}"#);
+        let (mut finished, _) = run(STREAM, &[&sse(&[&content("a b "), &content("c d ")]), &sse(&[STOP, &usage, "[DONE]"])], None);
+        count_output(&mut finished, &|text| u32::try_from(text.split_whitespace().count()).ok());
+        assert_eq!(finished.record.chunks.iter().map(|c| c.n_tokens).collect::<Vec<_>>(), expected);
+        assert_eq!(finished.record.osl, TokenCount { client: None, server: Some(n_said) });
+    }
+}
+
+#[test]
+fn events_are_kept_as_they_were_sent() {
+    let stream = [&sse(&[ROLE, A]), b"event: note\ndata: {}\n\n".as_slice(), &sse(&[STOP, USAGE, "[DONE]"])].concat();
+    let (whole, (pieces, _)) = (run(STREAM, &[&stream], None).0, run(STREAM, &[&stream[..40], &stream[40..]], None));
+    let texts = |f: &Finished| f.events.iter().map(|(_, text)| text.clone()).collect::<String>();
+    assert_eq!(texts(&whole).as_bytes(), stream);
+    assert_eq!(texts(&pieces).as_bytes(), stream);
+    assert_eq!((whole.events.len(), pieces.events[0].0, whole.events[0].0), (6, 31, 30));
+    let body = r#"{"choices":[{"message":{"content":"abc"},"finish_reason":"length"}]}"#;
+    assert_eq!(run(WHOLE, &[body.as_bytes()], None).0.events, [(99, body.to_owned())]);
 }
 
 #[test]
@@ -136,7 +163,7 @@ fn the_message_of_an_error_status_is_the_servers() {
 
 #[test]
 fn nothing_of_one_request_leaks_into_the_next() {
-    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true, keep_answer: false });
+    let mut assembly = Assembly::new(Common { isl: 5, osl: 4, keep_text: true, keep_answer: false, keep_events: true });
     assembly.start(0, TICKET, Nanos(0), Nanos(0));
     assembly.head(Nanos(1), STREAM);
     assembly.body(Nanos(2), b"data: {\"choices\":[{\"del");

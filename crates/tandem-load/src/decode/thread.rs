@@ -67,7 +67,7 @@ fn take(
             }
             What::End(failure) => {
                 let well = failure.is_none();
-                if let Some((mut finished, last)) = assembly.end(event.at, failure) {
+                if let Some((finished, last)) = assembly.end(event.at, failure) {
                     if well && !finished.record.outcome.is_ok() {
                         live.failed_after_all();
                     }
@@ -75,7 +75,7 @@ fn take(
                     if let Some(conversations) = conversations {
                         // A record's index is its ticket's until the run is over.
                         let index = u32::try_from(finished.record.index).expect("a ticket's index");
-                        conversations.ended(&finished.record, index, std::mem::take(&mut finished.answer));
+                        conversations.ended(&finished.record, index, finished.answer.clone());
                     }
                     received.finished.push(finished);
                     seen = last;

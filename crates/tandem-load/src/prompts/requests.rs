@@ -23,14 +23,18 @@ use super::texts::Texts;
 use super::trace::{BLOCK_TOKENS, TraceRequest};
 use crate::error::LoadError;
 use crate::prompts::lengths::Lengths;
+<<<<<<< HEAD
 use crate::spec::{LoadSpec, Prefix, Prompts, Share, Turns};
+=======
+use crate::spec::{Keep, LoadSpec, Prefix, Prompts, Turns};
+>>>>>>> main
 use crate::transport::request::RequestHead;
 
 /// A prompt that has been seen before is drawn again this often; prompts of very few tokens may not have enough different ones.
 const MAX_REDRAWS: u32 = 8;
 
 /// What is known of a request from its making.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Made {
     /// Its phase and index, as its ticket has them.
     pub(crate) key: (LoadPhase, u32),
@@ -44,6 +48,10 @@ pub(crate) struct Made {
     pub(crate) session: u32,
     /// Which turn of it, from 0.
     pub(crate) turn: u32,
+    /// Tokens of the messages without the chat template; unknown unless it is by construction, or is asked for.
+    pub(crate) n_text: Option<u32>,
+    /// Its body, if bodies are kept.
+    pub(crate) body: Option<String>,
 }
 
 /// Makes the requests of a run.
@@ -70,6 +78,7 @@ pub(crate) struct Requests {
     /// Lengths of given prompts that have been counted.
     counted: HashMap<usize, (Option<u32>, Option<u32>)>,
     made: Vec<Made>,
+    keep: Keep,
 }
 
 /// One request before it is bytes.
@@ -79,6 +88,7 @@ struct Draft {
     isl_at_server: Option<u32>,
     osl: u32,
     later: Vec<String>,
+    n_text: Option<u32>,
 }
 
 impl Requests {
@@ -121,6 +131,7 @@ impl Requests {
             scripts,
             counted: HashMap::new(),
             made: Vec::new(),
+            keep: spec.keep,
         })
     }
 
@@ -164,14 +175,22 @@ impl Requests {
                 self.n_repeated.fetch_add(u32::from(n as usize >= prompts.len()), Ordering::Relaxed);
                 let (isl_at_server, n_answer) = self.count_given(i, given, &messages);
                 let theirs = given.osl.or(n_answer).filter(|n| use_their_osl && *n > 0);
-                Draft { messages, isl: isl_at_server, isl_at_server, osl: theirs.unwrap_or(drawn), later }
+                let n_text = self.keep.text_tokens.then(|| self.count_texts(&messages)).flatten();
+                Draft { messages, isl: isl_at_server, isl_at_server, osl: theirs.unwrap_or(drawn), later, n_text }
             }
         }
     }
 
     fn known(&self, message: Message, isl: u32, osl: u32, later: Vec<String>) -> Draft {
         let n_template = self.texts.template_tokens() - self.n_template_within;
-        Draft { messages: vec![message], isl: Some(isl), isl_at_server: isl.checked_add(n_template), osl, later }
+        let n_text = isl.checked_sub(self.n_template_within);
+        Draft { messages: vec![message], isl: Some(isl), isl_at_server: isl.checked_add(n_template), osl, later, n_text }
+    }
+
+    /// As GenAI-Perf counts messages: their contents with a blank between them.
+    fn count_texts(&self, messages: &[Message]) -> Option<u32> {
+        let contents: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+        self.texts.count(&contents.join(" "))
     }
 
     fn prefix_tokens(&self) -> u32 {
@@ -236,12 +255,19 @@ impl Iterator for Requests {
                 break (n, phase, index);
             }
         };
+<<<<<<< HEAD
         let Draft { messages, isl, isl_at_server, osl, later } = self.draft(phase, index, n);
+=======
+        self.next += 1;
+        let Draft { messages, isl, isl_at_server, osl, later, n_text } = self.draft(phase, index, n);
+>>>>>>> main
         let first = index * self.turns.as_ref().map_or(1, |turns| turns.max);
         let n_bytes: usize = messages.iter().map(|m| m.content.len()).sum();
         let mut body = Vec::with_capacity(n_bytes + 512);
         self.body.write(&messages, osl, &mut body);
-        self.made.push(Made { key: (phase, first), isl, isl_at_server, osl, session: index, turn: 0 });
+        let keeps_body = self.keep.exchanges && phase == LoadPhase::Profiling;
+        let kept = keeps_body.then(|| String::from_utf8_lossy(&body).into_owned());
+        self.made.push(Made { key: (phase, first), isl, isl_at_server, osl, session: index, turn: 0, n_text, body: kept });
         if let Some(turns) = &self.turns {
             let mut pauses = Xoshiro256PlusPlus::seed_from_u64(prompt_seed(self.seed ^ PAUSES_SALT, phase, index));
             let turn = |text| Turn { text, osl, think: Nanos::from_millis(u64::from(turns.think_ms.draw(&mut pauses, 0))) };
@@ -254,6 +280,8 @@ impl Iterator for Requests {
                 osl,
                 session: index,
                 turn,
+                n_text: None,
+                body: None,
             });
             self.made.extend(unknown);
             self.scripts.put((phase, first), Script::new(messages, later));

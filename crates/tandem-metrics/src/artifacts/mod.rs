@@ -9,6 +9,7 @@
 //! | `<model>-openai-chat-concurrency<N>/profile_export_genai_perf.json` | [`genai_perf_json`], [`input_config`] |
 //! | `…/profile_export_genai_perf.csv` | [`genai_perf_csv`] |
 //! | `…/profile_export.jsonl` (measured), `…/profile_export_warmup.jsonl` (warm-up, if any) | [`profile_export`] |
+//! | `…/profile_export.json` (on request) | [`raw_export`] |
 //! | `…/inputs.json` | [`inputs`] |
 //! | `…/timeslices.csv` (with slices) | [`crate::analysis::slices`] |
 //! | `…/requests.parquet`, `…/chunks.parquet` (on request) | [`parquet`] |
@@ -27,6 +28,7 @@ pub mod parquet;
 pub mod perf_summary;
 pub mod profile_export;
 mod python;
+pub mod raw_export;
 pub mod result;
 pub mod telemetry;
 
@@ -34,6 +36,7 @@ use serde_json::Value;
 
 pub use directory::Stimulus;
 pub use input_config::InputConfig;
+pub use raw_export::Exchange;
 pub use telemetry::Telemetry;
 
 use crate::analysis::Analysis;
@@ -65,6 +68,8 @@ pub struct PointContext {
     pub telemetry: Option<Telemetry>,
     /// What devices, hosts and servers did meanwhile.
     pub measured: Option<PointTelemetry>,
+    /// The measured requests that ended well as they were on the wire, for perf_analyzer's raw file; none writes no such file.
+    pub exchanges: Option<Vec<Exchange>>,
     /// How the files are to be made.
     pub options: ArtifactOptions,
 }
@@ -167,7 +172,7 @@ pub fn render_point(records: &[RequestRecord], context: &PointContext) -> PointA
         let records = records.iter().filter(move |record| record.phase == phase);
         profile_export::render(records, context.clock, context.load.streaming)
     };
-    let compat = context.options.genai_perf_compat.then(|| Summary::of(&compat::records(records), &context.load));
+    let compat = context.options.genai_perf_compat.then(|| compat::summary(records, &context.load));
     let genai = compat.as_ref().unwrap_or(&summary);
     let mut texts = vec![
         ("profile_export_genai_perf.json", genai_perf_json::render(genai, telemetry, input_config)),
@@ -184,6 +189,9 @@ pub fn render_point(records: &[RequestRecord], context: &PointContext) -> PointA
     if context.options.parquet {
         files.push(("requests.parquet", parquet::requests(records, context.clock, &context.load)));
         files.push(("chunks.parquet", parquet::chunks(records, context.clock)));
+    }
+    if let Some(exchanges) = &context.exchanges {
+        files.push(("profile_export.json", raw_export::render(exchanges, context.clock, context.stimulus, window)));
     }
     let files = files.into_iter().map(|(name, bytes)| (format!("{directory}/{name}"), bytes)).collect();
     let genai_perf_compat = context.options.genai_perf_compat;

@@ -65,6 +65,15 @@ pub struct TokenCount {
     pub server: Option<u32>,
 }
 
+/// Tokens of the texts of a request alone, by the client's tokenizer: what GenAI-Perf counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TextTokens {
+    /// Of the messages, without what the chat template adds.
+    pub prompt: Option<u32>,
+    /// Of the answer, without reasoning.
+    pub answer: Option<u32>,
+}
+
 /// Everything known about one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestRecord {
@@ -99,6 +108,8 @@ pub struct RequestRecord {
     pub isl: TokenCount,
     /// Output length, reasoning included.
     pub osl: TokenCount,
+    /// The client's own counts of the texts alone, where they were asked for.
+    pub text_tokens: TextTokens,
     /// The `finish_reason` of the response.
     pub finish_reason: Option<String>,
     /// The HTTP status, if a response began.
@@ -127,6 +138,7 @@ impl RequestRecord {
             chunks: ChunkLog::new(),
             isl: TokenCount::default(),
             osl: TokenCount::default(),
+            text_tokens: TextTokens::default(),
             finish_reason: None,
             http_status: None,
             outcome: Outcome::Ok,

@@ -70,6 +70,9 @@ const CHANGES: &[(&str, &str, &[&str], &str)] = &[
     ("ENGINE_PYTHON", "deepseek-r1/h100", &[], "/venv/bin/python"),
     ("ENGINE_DIALECT", "deepseek-r1/h100", &[], "1"),
     ("ENGINE_DISCOVERY", "deepseek-r1/h100", &[], "etcd"),
+    ("ENGINE_REQUEST_PLANE", "deepseek-r1/h100", &[], "nats"),
+    ("FRONTEND_DEDICATED_NODE", "deepseek-r1/h100", &[], "true"),
+    ("CLIENT_DEDICATED_NODE", "deepseek-r1/h100", &[], "true"),
     ("ENGINE_URL", "nano", &["ENGINE=external"], "http://127.0.0.1:8000"),
     ("ENGINE_SPEEDUP", "nano", &[], "100"),
 ];

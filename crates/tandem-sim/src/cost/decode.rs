@@ -13,32 +13,29 @@ pub struct DecodeLoad {
     pub sequences: f64,
 }
 
-/// What a fit multiplies step times by: `exp(level + slope·x + curve·x²)` with x = ln(mean batch of an attention rank / 16).
+/// Batches at which a correction is given: 1, 2, 4, … 1024 sequences of an attention rank.
+pub const CORRECTION_BATCHES: usize = 11;
+
+/// What a fit multiplies step times by: logarithms at mean batches of an attention rank, linear in the logarithm of the batch between.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Correction {
-    /// Logarithm at a batch of 16.
-    pub level: f64,
-    /// Change with the logarithm of the batch.
-    pub slope: f64,
-    /// Change with its square.
-    pub curve: f64,
-}
+pub struct Correction(pub [f64; CORRECTION_BATCHES]);
 
 impl Correction {
     /// The same factor for all batches.
     #[must_use]
     pub fn constant(factor: f64) -> Self {
-        Correction { level: factor.ln(), slope: 0.0, curve: 0.0 }
+        Correction([factor.ln(); CORRECTION_BATCHES])
     }
 
     /// The factor at a mean batch; beyond 1 to 1024 that of the end.
     #[must_use]
     pub fn factor(&self, batch: f64) -> f64 {
-        if self.slope == 0.0 && self.curve == 0.0 {
-            return self.level.exp();
-        }
-        let x = (batch.clamp(1.0, 1024.0) / 16.0).ln();
-        (self.level + x * (self.slope + x * self.curve)).clamp(-2.0, 2.0).exp()
+        let position = batch.clamp(1.0, 1024.0).log2();
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 10")]
+        let low = (position as usize).min(CORRECTION_BATCHES - 2);
+        let share = position - f64::from(u8::try_from(low).unwrap_or_default());
+        let (a, b) = (self.0[low], self.0[low + 1]);
+        (a + share * (b - a)).clamp(-2.0, 2.0).exp()
     }
 }
 

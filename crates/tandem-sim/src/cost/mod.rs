@@ -11,6 +11,6 @@ mod facts;
 mod prefill;
 
 pub use coefficients::Coefficients;
-pub use decode::{Correction, DecodeCost, DecodeLoad};
+pub use decode::{CORRECTION_BATCHES, Correction, DecodeCost, DecodeLoad};
 pub use facts::{ModelFacts, Shape};
 pub use prefill::{PrefillCost, PrefillLoad};

@@ -1,7 +1,9 @@
 //! The whole fit: decode constants and correction, prefill constants and correction, aggregated correction.
 
 use super::constants::Constants;
+use super::coordinates::{DECODE_PRIOR, PREFILL_PRIOR, decode_coordinates, prefill_coordinates};
 use super::features::{DECODE, PREFILL, aggregated_features, decode_features, prefill_features};
+use super::field::posterior;
 use super::nelder_mead::minimise;
 use super::ridge::{Equation, dot, loss, solve};
 use super::targets::Target;
@@ -48,13 +50,15 @@ pub fn calibrate(base: &Model, targets: &[&Target], options: &Options) -> Consta
         let equations = decode_equations(base, &disaggregated, c);
         penalised(&equations, &decode_lambda)
     });
-    constants.decode = solve(&decode_equations(base, &disaggregated, &constants.coefficients), &decode_lambda, HUBER);
+    (constants.decode, constants.decode_field) =
+        posterior(&decode_equations(base, &disaggregated, &constants.coefficients), &decode_lambda, &DECODE_PRIOR);
 
     let prefill_lambda = penalties(PREFILL.len(), options.prefill_penalty);
     constants.coefficients = fit(constants.coefficients, PREFILL_CONSTANTS, options.evaluations / 3, |c| {
         penalised(&prefill_equations(base, &disaggregated, c), &prefill_lambda)
     });
-    constants.prefill = solve(&prefill_equations(base, &disaggregated, &constants.coefficients), &prefill_lambda, HUBER);
+    (constants.prefill, constants.prefill_field) =
+        posterior(&prefill_equations(base, &disaggregated, &constants.coefficients), &prefill_lambda, &PREFILL_PRIOR);
 
     let aggregated: Vec<&Target> = targets.iter().copied().filter(|t| t.scenario.kind == Kind::Aggregated).collect();
     let mut with_both = base.clone();
@@ -98,7 +102,7 @@ fn decode_equations(base: &Model, targets: &[&Target], c: &Coefficients) -> Vec<
         let s = &t.scenario;
         let cost = DecodeCost::new(base.facts(), &base.shape(s, &s.decode, s.eplb_slots), c, Correction::default());
         let y = (tpot * cost.tokens_per_step() / cost.step(load)).ln();
-        Some(Equation { x: decode_features(s, t.batch()), y, weight: weight(t) })
+        Some(Equation { x: decode_features(s, t.batch()), at: decode_coordinates(s, t.batch()), y, weight: weight(t) })
     };
     targets.iter().filter_map(equation).collect()
 }
@@ -128,7 +132,7 @@ fn prefill_equations(base: &Model, targets: &[&Target], c: &Coefficients) -> Vec
         let load = typical_iteration(s);
         let at = |c: &Coefficients| PrefillCost::new(base.facts(), &shape, c, 1.0).iteration(load);
         let y = ln + (at(&Coefficients::START) / at(c)).ln();
-        Some(Equation { x: prefill_features(s), y, weight: weight * f64::from(t.repeats).sqrt() })
+        Some(Equation { x: prefill_features(s), at: prefill_coordinates(s), y, weight: weight * f64::from(t.repeats).sqrt() })
     };
     targets.iter().filter_map(equation).collect()
 }
@@ -148,7 +152,7 @@ fn aggregated_equations(model: &Model, targets: &[&Target]) -> Vec<Equation> {
     let equation = |t: &&Target| {
         let tpot = t.measured.tpot?;
         let predicted = crate::aggregated::time_per_token(model, &t.scenario);
-        Some(Equation { x: aggregated_features(&t.scenario), y: (tpot / predicted).ln(), weight: weight(t) })
+        Some(Equation { x: aggregated_features(&t.scenario), at: Vec::new(), y: (tpot / predicted).ln(), weight: weight(t) })
     };
     targets.iter().filter_map(equation).collect()
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::coordinates::{DECODE_SCALES, PREFILL_SCALES};
 use super::features::{DECODE, PREFILL};
+use super::field::Field;
 use crate::cost::Coefficients;
 
 const SHIPPED: &str = include_str!("../../data/constants.json");
 /// Version of the file's form.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 
 /// Everything a fit produces.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,8 +21,12 @@ pub struct Constants {
     pub coefficients: Coefficients,
     /// Weights of the decode correction, in the order of [`DECODE`].
     pub decode: Vec<f64>,
+    /// What the decode features leave over.
+    pub decode_field: Field,
     /// Weights of the prefill correction, in the order of [`PREFILL`].
     pub prefill: Vec<f64>,
+    /// What the prefill features leave over.
+    pub prefill_field: Field,
     /// Weights of the correction for aggregated servers, in the order of [`DECODE`].
     pub aggregated: Vec<f64>,
     /// Where they come from.
@@ -78,7 +84,9 @@ impl Constants {
         Constants {
             coefficients: Coefficients::START,
             decode: vec![0.0; DECODE.len()],
+            decode_field: Field::default(),
             prefill: vec![0.0; PREFILL.len()],
+            prefill_field: Field::default(),
             aggregated: vec![0.0; DECODE.len()],
             provenance: Provenance::default(),
         }
@@ -98,7 +106,9 @@ impl Constants {
         Ok(Constants {
             coefficients,
             decode: weights(&json, "decode", &DECODE)?,
+            decode_field: field(&json, "decode_field", DECODE_SCALES.len())?,
             prefill: weights(&json, "prefill", &PREFILL)?,
+            prefill_field: field(&json, "prefill_field", PREFILL_SCALES.len())?,
             aggregated: weights(&json, "aggregated", &DECODE)?,
             provenance: provenance(&json["provenance"]),
         })
@@ -120,6 +130,8 @@ impl Constants {
             "decode": named(&DECODE, &self.decode),
             "prefill": named(&PREFILL, &self.prefill),
             "aggregated": named(&DECODE, &self.aggregated),
+            "decode_field": self.decode_field.to_lines(),
+            "prefill_field": self.prefill_field.to_lines(),
         });
         serde_json::to_string_pretty(&json).expect("a JSON value has a text") + "\n"
     }
@@ -138,6 +150,11 @@ fn support_json(s: &Support) -> Value {
 fn weights(json: &Value, list: &str, names: &[&str]) -> Result<Vec<f64>, ConstantsError> {
     let object = json[list].as_object().ok_or_else(|| ConstantsError::Missing(list.to_owned()))?;
     Ok(names.iter().map(|name| object.get(*name).and_then(Value::as_f64).unwrap_or(0.0)).collect())
+}
+
+fn field(json: &Value, list: &str, dims: usize) -> Result<Field, ConstantsError> {
+    let lines = json[list].as_array().map(|lines| lines.iter().filter_map(Value::as_str));
+    lines.and_then(|lines| Field::from_lines(lines, dims)).ok_or_else(|| ConstantsError::Missing(list.to_owned()))
 }
 
 fn provenance(json: &Value) -> Provenance {

@@ -4,6 +4,8 @@
 #[derive(Debug, Clone)]
 pub(super) struct Equation {
     pub(super) x: Vec<f64>,
+    /// Coordinates for a field; a ridge regression does not look at them.
+    pub(super) at: Vec<f64>,
     pub(super) y: f64,
     pub(super) weight: f64,
 }
@@ -31,7 +33,7 @@ pub(crate) fn least_squares(rows: &[Vec<f64>]) -> Vec<f64> {
     let n = rows.first().map_or(0, Vec::len);
     // Columns of one size, or the penalty that keeps the system solvable would fall on the small ones alone.
     let size: Vec<f64> = (0..n).map(|j| rows.iter().map(|r| r[j] * r[j]).sum::<f64>().sqrt().max(f64::MIN_POSITIVE)).collect();
-    let scaled = |r: &Vec<f64>| Equation { x: r.iter().zip(&size).map(|(x, s)| x / s).collect(), y: 1.0, weight: 1.0 };
+    let scaled = |r: &Vec<f64>| Equation { x: r.iter().zip(&size).map(|(x, s)| x / s).collect(), y: 1.0, weight: 1.0, at: Vec::new() };
     let w = weighted(&rows.iter().map(scaled).collect::<Vec<_>>(), &vec![0.0; n], |_| 1.0);
     w.iter().zip(&size).map(|(w, s)| w / s).collect()
 }
@@ -45,7 +47,7 @@ pub(super) fn loss(equations: &[Equation], w: &[f64], huber: f64) -> f64 {
     equations.iter().map(each).sum()
 }
 
-pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
@@ -69,7 +71,7 @@ fn weighted(equations: &[Equation], lambda: &[f64], robust: impl Fn(&Equation) -
 }
 
 /// Solves `a x = b` for a symmetric positive definite `a` given by its lower triangle.
-fn cholesky_solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+pub(super) fn cholesky_solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
     let n = b.len();
     for i in 0..n {
         for j in 0..=i {
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn a_line_is_found_and_an_outlier_does_not_bend_it() {
         let mut equations: Vec<Equation> =
-            (0..20).map(|i| Equation { x: vec![1.0, f64::from(i)], y: 2.0 + 0.5 * f64::from(i), weight: 1.0 }).collect();
+            (0..20).map(|i| Equation { x: vec![1.0, f64::from(i)], y: 2.0 + 0.5 * f64::from(i), weight: 1.0, at: Vec::new() }).collect();
         equations[7].y = 100.0;
         let w = solve(&equations, &[1e-6, 1e-6], 0.1);
         assert!((w[0] - 2.0).abs() < 0.1 && (w[1] - 0.5).abs() < 0.01, "{w:?}");

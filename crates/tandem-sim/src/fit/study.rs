@@ -18,7 +18,10 @@ const MIN_GROUP: usize = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     /// Five folds; all rows of a configuration are in one.
-    Configuration,
+    Configuration {
+        /// Number of the assignment of configurations to folds.
+        seed: u64,
+    },
     /// Each GPU once left out.
     Gpu,
     /// Each stack once left out.
@@ -28,7 +31,7 @@ pub enum Split {
 impl Split {
     fn label(self, key: &str, gpu: &str, stack: &str) -> String {
         match self {
-            Split::Configuration => format!("fold {}", fold(key)),
+            Split::Configuration { seed } => format!("fold {}", fold(key, seed)),
             Split::Gpu => gpu.to_owned(),
             Split::Stack => stack.to_owned(),
         }
@@ -36,8 +39,10 @@ impl Split {
 }
 
 /// Fold of a configuration: FNV-1a of its key, so that a row keeps its fold when others are added.
-fn fold(key: &str) -> u64 {
-    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+fn fold(key: &str, seed: u64) -> u64 {
+    let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325_u64 ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
     (hash >> 20) % FOLDS
 }
 

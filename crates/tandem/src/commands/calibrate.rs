@@ -1,6 +1,6 @@
 //! `tandem calibrate`: constants of the performance model from measured rows, and how well they predict other rows.
 
-use tandem_sim::evaluate::{Line, Scored, Table, line, render, tables};
+use tandem_sim::evaluate::{Line, Scored, Table, line, mean, render, tables};
 use tandem_sim::fit::{Constants, Options, Split, Target, calibrate as fit, examine, find_prefill, record_provenance, targets};
 use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Row};
@@ -21,10 +21,17 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<(), Failure> {
     if args.fit_only {
         record_provenance(&mut constants, &args.source, &targets, &[]);
     } else {
-        let unseen = examine(&base, &targets, &rows, Split::Configuration, &options);
+        let unseen = examine(&base, &targets, &rows, Split::Configuration { seed: 0 }, &options);
         record_provenance(&mut constants, &args.source, &targets, &unseen);
         text += &format!("Configurations not fitted (5 folds)\n\n{}\n", render(&tables(&unseen)));
         let served: Vec<Row> = rows.into_iter().filter(|r| r.kind == Kind::Disaggregated).collect();
+        let known = |scored: &[Scored], name: String| line(name, &scored.iter().filter(|s| s.has_known_knobs()).collect::<Vec<_>>());
+        let mut lines = vec![known(&unseen, "0".to_owned())];
+        for seed in 1..args.assignments {
+            lines.push(known(&examine(&base, &targets, &served, Split::Configuration { seed }, &options), seed.to_string()));
+        }
+        lines.push(mean("mean", &lines));
+        text += &format!("Assignments of configurations to folds\n\n{}\n", render(&[Table { name: "disaggregated, known knobs", lines }]));
         for (title, name, split) in [("GPU not fitted", "left out: gpu", Split::Gpu), ("Stack not fitted", "left out: stack", Split::Stack)]
         {
             let unseen = examine(&base, &targets, &served, split, &options);

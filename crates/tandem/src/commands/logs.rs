@@ -1,11 +1,13 @@
 //! `tandem logs`: the logs of a job or run by the names of its processes.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use tandem_launch::job;
 use tandem_launch::logs::tail;
 
+use super::submit::LOOK_EVERY;
 use crate::cli_jobs::LogsArgs;
 use crate::exit::{Exit, Failure, OrExit};
 
@@ -22,10 +24,56 @@ pub(crate) fn logs(args: &LogsArgs) -> Result<(), Failure> {
         let names: Vec<&str> = known.iter().map(|(name, _)| name.as_str()).collect();
         return Err(Failure::message(Exit::Usage, format!("{} has no log of `{name}` (it has {})", args.job.display(), names.join(", "))));
     };
+    let mut follower = Follower::open(path).or_exit(Exit::Artifact)?;
     for line in tail(path, args.tail) {
         writeln!(out, "{line}").or_exit(Exit::Artifact)?;
     }
-    Ok(())
+    if !args.follow {
+        return Ok(());
+    }
+    loop {
+        // Asked before reading: what was written before the end is still shown.
+        let ended = has_ended(&args.job);
+        let text = follower.more().or_exit(Exit::Artifact)?;
+        out.write_all(&text).and_then(|()| out.flush()).or_exit(Exit::Artifact)?;
+        match (ended, text.is_empty()) {
+            (true, true) => return Ok(()),
+            (false, true) => std::thread::sleep(LOOK_EVERY),
+            (_, false) => {}
+        }
+    }
+}
+
+/// Whether a run or its job will write nothing more.
+fn has_ended(folder: &Path) -> bool {
+    job::result(folder).is_some() || job::last_event(folder).is_some_and(|event| event["event"] == "run_ended")
+}
+
+/// Reads what is added to a file.
+struct Follower {
+    path: PathBuf,
+    at: u64,
+}
+
+impl Follower {
+    /// From the present end on.
+    fn open(path: &Path) -> io::Result<Self> {
+        Ok(Follower { path: path.to_owned(), at: fs::metadata(path)?.len() })
+    }
+
+    /// What has been added since the last call; a file that became shorter is read from its beginning.
+    fn more(&mut self) -> io::Result<Vec<u8>> {
+        let mut file = fs::File::open(&self.path)?;
+        let length = file.metadata()?.len();
+        if length < self.at {
+            self.at = 0;
+        }
+        file.seek(SeekFrom::Start(self.at))?;
+        let mut bytes = Vec::new();
+        file.take(length - self.at).read_to_end(&mut bytes)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes)
+    }
 }
 
 /// Logs by the name of what wrote them: the files of the recipe count servers from 1, the plan from 0.
@@ -52,6 +100,19 @@ fn name_of(file: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_follower_sees_what_is_added_and_starts_again_when_the_file_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        fs::write(&path, "old\n").unwrap();
+        let mut follower = Follower::open(&path).unwrap();
+        assert!(follower.more().unwrap().is_empty());
+        fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"new\n").unwrap();
+        assert_eq!(follower.more().unwrap(), b"new\n");
+        fs::write(&path, "a\n").unwrap();
+        assert_eq!(follower.more().unwrap(), b"a\n");
+    }
 
     #[test]
     fn files_have_the_names_of_the_plan() {

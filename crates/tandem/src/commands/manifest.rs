@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tandem_launch::slurm::{Allocation, Slurm};
 use tandem_plan::Plan;
 
@@ -28,7 +30,10 @@ const RELEVANT: [&str; 20] = [
 
 /// Writes the manifest of a run that begins.
 pub(crate) fn write(folder: &RunFolder, plan: &Plan, allocation: Option<&Allocation>) -> Result<(), Failure> {
-    let slurm = allocation.map(|a| json!({"job_id": a.job_id, "nodes": a.used_nodes(plan), "settings": a.settings.to_json()}));
+    let slurm = allocation.map(|a| {
+        let image = a.settings.container.image().map(image_facts);
+        json!({"job_id": a.job_id, "nodes": a.used_nodes(plan), "settings": a.settings.to_json(), "image": image})
+    });
     let manifest = json!({
         "schema_version": 1,
         "tandem": {"version": env!("CARGO_PKG_VERSION"), "program": std::env::current_exe().ok().map(|path| path.display().to_string())},
@@ -45,6 +50,38 @@ pub(crate) fn write(folder: &RunFolder, plan: &Plan, allocation: Option<&Allocat
         "environment": environment(),
     });
     folder.write("manifest.json", format!("{manifest:#}\n").as_bytes())
+}
+
+/// Adds the command line of every process, which is known only once its ports are.
+pub(crate) fn add_processes(folder: &RunFolder, commands: &[Value]) -> Result<(), Failure> {
+    let path = folder.path("manifest.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)?;
+    let mut manifest: Value = serde_json::from_str(&text).or_exit(Exit::Artifact)?;
+    manifest["processes"] = Value::from(commands.to_vec());
+    folder.write("manifest.json", format!("{manifest:#}\n").as_bytes())
+}
+
+/// Bytes at either end of an image that its fingerprint covers: reading all of its tens of gigabytes would delay each job by minutes.
+const FINGERPRINT_BYTES: u64 = 1 << 20;
+
+/// What is known of a container image: the digest in its name or in a `.sha256` file beside it, else a fingerprint of its size and ends.
+fn image_facts(image: &str) -> Value {
+    if let Some((_, digest)) = image.split_once("@sha256:") {
+        return json!({"image": image, "sha256": digest});
+    }
+    let beside = fs::read_to_string(format!("{image}.sha256")).ok();
+    let digest = beside.as_deref().and_then(|text| text.split_whitespace().next());
+    let fingerprint = || -> std::io::Result<(u64, String)> {
+        let mut file = fs::File::open(image)?;
+        let n_bytes = file.metadata()?.len();
+        let mut ends = n_bytes.to_le_bytes().to_vec();
+        file.by_ref().take(FINGERPRINT_BYTES).read_to_end(&mut ends)?;
+        file.seek(SeekFrom::Start(n_bytes.saturating_sub(FINGERPRINT_BYTES)))?;
+        file.take(FINGERPRINT_BYTES).read_to_end(&mut ends)?;
+        Ok((n_bytes, Sha256::digest(&ends).iter().map(|byte| format!("{byte:02x}")).collect()))
+    };
+    let (n_bytes, fingerprint) = fingerprint().ok().unzip();
+    json!({"image": image, "sha256": digest, "n_bytes": n_bytes, "fingerprint": fingerprint})
 }
 
 /// The machine that the manifest is written on: that of the run, or the first node of the job.
@@ -122,6 +159,24 @@ pub(crate) fn run_args(folder: &Path) -> Result<RunArgs, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_image_is_known_by_its_digest_or_its_fingerprint() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("i.sqsh");
+        let name = path.display().to_string();
+        fs::write(&path, vec![1; 3 << 20]).unwrap();
+        let first = image_facts(&name);
+        assert_eq!((first["n_bytes"].as_u64(), &first["sha256"]), (Some(3 << 20), &Value::Null));
+        let mut other = vec![1; 3 << 20];
+        other[5] = 2;
+        fs::write(&path, other).unwrap();
+        assert_ne!(first["fingerprint"], image_facts(&name)["fingerprint"]);
+        fs::write(format!("{name}.sha256"), "abc  i.sqsh\n").unwrap();
+        assert_eq!(image_facts(&name)["sha256"], "abc");
+        assert_eq!(image_facts("registry/x@sha256:12")["sha256"], "12");
+        assert_eq!(image_facts("/no/such")["fingerprint"], Value::Null);
+    }
 
     #[test]
     fn variables_that_matter_are_kept_and_secrets_are_not() {

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 use tandem_load::clients::FleetReport;
 use tandem_load::health::ClientHealth;
 use tandem_load::pacing::Arrivals;
-use tandem_load::{ApiKey, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
+use tandem_load::{ApiKey, Keep, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
 use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, Stimulus, render_point};
 use tandem_metrics::{FailureKind, Load, Outcome, PointTelemetry, Reason, Verdict};
 use tandem_plan::{LoadPoint, Nanos, Plan};
@@ -30,7 +30,7 @@ const MAX_PAYLOADS: usize = 100;
 const MAX_SCHEDULE_LAG: Nanos = Nanos::from_millis(5);
 
 /// Without a byte for this long a request has hung; far above any TTFT that a queue explains.
-const NO_PROGRESS: Duration = Duration::from_secs(300);
+pub(crate) const NO_PROGRESS: Duration = Duration::from_secs(300);
 
 /// How long to wait for the sample after the last response; several of NVML's or an exporter's periods.
 const TELEMETRY_PATIENCE: Duration = Duration::from_secs(1);
@@ -57,6 +57,8 @@ pub(crate) struct Measured {
     pub(crate) reasons: Vec<Reason>,
     /// For `events.jsonl`.
     pub(crate) event: Value,
+    /// Whether it was stopped because nothing at all arrived any more.
+    pub(crate) has_hung: bool,
 }
 
 /// A load point as a user of `tandem load` or a plan asks for it.
@@ -76,6 +78,8 @@ pub(crate) struct Ask {
     pub(crate) extra_inputs: Map<String, Value>,
     pub(crate) request_timeout: Duration,
     pub(crate) grace: Duration,
+    /// Without a byte for this long a request, and the whole point, has hung.
+    pub(crate) no_progress: Duration,
     pub(crate) network: NetworkArgs,
     pub(crate) telemetry: TelemetryArgs,
     /// What is sampled meanwhile.
@@ -108,6 +112,7 @@ impl Ask {
             extra_inputs: Map::new(),
             request_timeout: Duration::from_millis(plan.load.request_timeout_ms),
             grace,
+            no_progress: NO_PROGRESS,
             network: NetworkArgs::default(),
             telemetry: TelemetryArgs::default(),
             session: None,
@@ -135,10 +140,11 @@ impl Point {
         spec.extra_inputs = ask.extra_inputs.clone();
         spec.isl_includes_template = true;
         spec.timeouts.request = Nanos::from(ask.request_timeout);
-        spec.timeouts.no_progress = spec.timeouts.request.min(Nanos::from(NO_PROGRESS));
+        spec.timeouts.no_progress = spec.timeouts.request.min(Nanos::from(ask.no_progress));
         spec.timeouts.grace = Nanos::from(ask.grace);
         spec.api_key = ask.api_key.clone().map(ApiKey::new);
         ask.network.apply(&mut spec)?;
+        spec.keep = Keep { exchanges: ask.telemetry.raw_export, text_tokens: ask.telemetry.genai_perf_compat };
         spec.check().or_exit(Exit::Usage)?;
         let texts = TokenTexts::new(ask.tokenizer_dir.as_deref(), tokenizer::cache_dir().as_deref())?;
         let load = Load {
@@ -197,7 +203,11 @@ impl Point {
         say(&started);
         append_line(&self.bench_log, &started);
         let mut progress = Progress::start(label.clone(), self.spec.n_total());
+        let mut watchdog = Watchdog::new(Duration::from_nanos(self.spec.timeouts.no_progress.0));
         let mut show = |s: &tandem_load::Snapshot| {
+            if watchdog.has_hung(s, Instant::now()) {
+                stop.stop_now();
+            }
             if let Some(line) = progress.show(s) {
                 append_line(&self.bench_log, &line);
             }
@@ -211,12 +221,18 @@ impl Point {
             }),
         };
         progress.finish();
+<<<<<<< HEAD
         let FleetReport { mut report, lost, clients } = driven.map_err(|error| load_failure(error, &self.bench_log))?;
+=======
+        let has_hung = watchdog.hung;
+        let mut report = report.map_err(|error| load_failure(error, &self.bench_log))?;
+>>>>>>> main
         let summary_line = health_line(&label, &report);
         append_line(&self.bench_log, &summary_line);
         // Records count their points within one call of the load generator.
         report.records.iter_mut().for_each(|record| record.point = u32::try_from(self.index).unwrap_or(u32::MAX));
         self.note_what_was_sent(&report);
+<<<<<<< HEAD
         let mut artifacts = render_point(&report.records, &self.context(&report)?);
         let mut client = health_json(&report.health, self.spec.target.tls_name().is_some());
         if !clients.is_empty() {
@@ -231,6 +247,11 @@ impl Point {
             message: format!("client {name} was lost, so the load was not whole: {why}"),
         }));
         Ok(Measured { artifacts, reasons, event: json!({"client": client}) })
+=======
+        let exchanges = report.exchanges.take();
+        let artifacts = render_point(&report.records, &PointContext { exchanges, ..self.context(&report)? });
+        Ok(Measured { artifacts, reasons: client_reasons(&report, &self.spec), event: health_json(&report.health), has_hung })
+>>>>>>> main
     }
 
     /// Where time or conversations decide how many requests there are, what was asked for is what was sent.
@@ -275,6 +296,7 @@ impl Point {
             payloads,
             telemetry: None,
             measured: self.measured(report),
+            exchanges: None,
             options: self.telemetry.options(),
         })
     }
@@ -288,6 +310,28 @@ impl Point {
         let to = report.records.iter().map(|record| record.end_ns).max()?;
         let telemetry = self.session.as_ref()?.window(clock.wall_ns(from), clock.wall_ns(to), TELEMETRY_PATIENCE);
         Some(PointTelemetry { raw_energy: self.telemetry.genai_perf_compat, ..telemetry })
+    }
+}
+
+/// Notices that no request of a point gets anything any more, long before each has failed by itself and been replaced.
+struct Watchdog {
+    limit: Duration,
+    n_chunks: u64,
+    since: Instant,
+    hung: bool,
+}
+
+impl Watchdog {
+    fn new(limit: Duration) -> Self {
+        Watchdog { limit, n_chunks: 0, since: Instant::now(), hung: false }
+    }
+
+    fn has_hung(&mut self, s: &tandem_load::Snapshot, now: Instant) -> bool {
+        if s.n_chunks != self.n_chunks || s.n_in_flight() == 0 {
+            (self.n_chunks, self.since) = (s.n_chunks, now);
+        }
+        self.hung |= now.duration_since(self.since) >= self.limit;
+        self.hung
     }
 }
 
@@ -409,4 +453,39 @@ pub(crate) fn host_name() -> String {
 /// Nanoseconds since the Unix epoch.
 pub(crate) fn wall_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_bites_when_nothing_moves_while_something_should() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut snapshot = tandem_load::Snapshot {
+            elapsed: Nanos(0),
+            n_total: 9,
+            n_sent: 2,
+            n_done: 0,
+            n_failed: 0,
+            n_chunks: 1,
+            n_tokens: 1,
+            ttft: None,
+            tpot: None,
+            of_duration: None,
+        };
+        let mut watchdog = Watchdog::new(Duration::from_secs(10));
+        assert!(!watchdog.has_hung(&snapshot, at(5)));
+        assert!(!watchdog.has_hung(&snapshot, at(14)));
+        snapshot.n_chunks = 2;
+        assert!(!watchdog.has_hung(&snapshot, at(16)));
+        // Failures are no progress.
+        (snapshot.n_failed, snapshot.n_sent) = (1, 3);
+        assert!(watchdog.has_hung(&snapshot, at(26)));
+        // Nothing in flight is nothing to wait for.
+        let mut idle = Watchdog::new(Duration::from_secs(10));
+        (snapshot.n_done, snapshot.n_sent) = (2, 3);
+        assert!(!idle.has_hung(&snapshot, at(90)));
+    }
 }

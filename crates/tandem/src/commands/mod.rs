@@ -32,4 +32,5 @@ mod results;
 mod run_folder;
 mod run_reader;
 mod search;
+mod sweep;
 mod tokenizer;

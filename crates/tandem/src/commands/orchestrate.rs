@@ -1,21 +1,24 @@
 //! `tandem orchestrate`: the job script's only command. Binds the plan to the allocation, runs it, says how it ended.
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use serde_json::Value;
-use tandem_launch::job;
-use tandem_launch::slurm::{Allocation, Slurm, StepSettings};
+use tandem_launch::slurm::{Allocation, Slurm, StepSettings, ports};
+use tandem_launch::{EventLog, job};
+use tandem_plan::Plan;
 
 use super::recipe::read_plan;
 use super::run::Run;
 use super::run_folder::RunFolder;
 use super::submit::server_env_inside;
+use super::sweep::{self, Case};
 use crate::cli::{Cli, Command};
-use crate::cli_jobs::{OrchestrateArgs, SubmitArgs};
+use crate::cli_jobs::{OrchestrateArgs, SubmitArgs, TryPortsArgs};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::signals::Interrupts;
 
@@ -37,18 +40,41 @@ fn drive(path: &Path) -> Result<(), Failure> {
     let folder = RunFolder::open(path)?;
     let description = description(path)?;
     let submitted = submit_args(&description)?;
-    let plan = read_plan(&folder.path("plan.json"))?;
     let settings = StepSettings::from_json(&description["settings"])
         .ok_or_else(|| Failure::message(Exit::Artifact, "job.json has no readable settings"))?;
     let own = description["env"].as_object().into_iter().flatten();
     let own: Vec<(String, String)> = own.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+    let numbers = description["cases"].as_array().into_iter().flatten().filter_map(|n| usize::try_from(n.as_u64()?).ok());
+    let numbers: Vec<usize> = numbers.collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(async {
         let mut interrupts = Interrupts::install()?;
         let env = server_env_inside(&own);
-        let allocation = Allocation::bind(&plan, settings, env, Slurm::new(SLURM_TIMEOUT)).or_exit(Exit::Infeasible)?;
-        Run::begin(&submitted.run, plan, folder, Some(allocation))?.drive(&mut interrupts).await
+        let bind = |plan: &Plan| {
+            Allocation::bind(plan, settings.clone(), env.clone(), Slurm::new(SLURM_TIMEOUT)).map(Some).or_exit(Exit::Infeasible)
+        };
+        if numbers.is_empty() {
+            let plan = read_plan(&folder.path("plan.json"))?;
+            let allocation = bind(&plan)?;
+            return Run::begin(&submitted.run, plan, folder, allocation)?.drive(&mut interrupts).await;
+        }
+        let case = |number| Ok(Case { number, plan: read_plan(&folder.path(&sweep::plan_name(number)))? });
+        let cases = numbers.into_iter().map(case).collect::<Result<Vec<_>, Failure>>()?;
+        let events = EventLog::create(&folder.path("events.jsonl")).or_exit(Exit::Artifact)?;
+        let base = folder.root().parent().unwrap_or(folder.root());
+        sweep::drive(&submitted.run, base, cases, &mut interrupts, Some(&events), bind).await
     })
+}
+
+/// Says which ports of a job's block are taken on the node that runs this.
+pub(crate) fn try_ports(args: &TryPortsArgs) -> Result<(), Failure> {
+    let node = std::env::var("SLURMD_NODENAME").context("SLURMD_NODENAME is not set: this is no step of a job").or_exit(Exit::Usage)?;
+    let addresses = args.nodes.iter().filter_map(|pair| pair.split_once('='));
+    let address = addresses.into_iter().find(|(name, _)| *name == node).map(|(_, address)| address);
+    let address = address.ok_or_else(|| Failure::message(Exit::Usage, format!("no address of {node}")))?;
+    let busy: Vec<String> = ports::busy(address, args.first).iter().map(ToString::to_string).collect();
+    // One write: lines of other nodes must not come between.
+    std::io::stdout().write_all(format!("{node} busy {}\n", busy.join(" ")).as_bytes()).or_exit(Exit::Artifact)
 }
 
 /// `job.json` of a job folder.

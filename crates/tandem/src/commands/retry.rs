@@ -38,6 +38,10 @@ fn submit_again(from: &Path, out: &Path, again: bool) -> Result<PathBuf, Failure
     let description = description(from)?;
     let mut submitted = submit_args(&description)?;
     submitted.again |= again;
+    if description["cases"].as_array().is_some_and(|cases| !cases.is_empty()) {
+        return Err(Failure::message(Exit::Usage, format!("{} is the job of a sweep", from.display()))
+            .with_hint("submit the sweep again with --resume: it measures what is missing"));
+    }
     let argv = description["argv"].as_array().into_iter().flatten().filter_map(|word| word.as_str().map(str::to_owned)).collect();
     let plan = read_plan(&from.join("plan.json"))?;
     Job::new(&submitted, plan)?.submit(out, argv, Some(from))

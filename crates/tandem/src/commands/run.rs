@@ -4,7 +4,6 @@
 //! an interrupt), the folder holds what was measured and a verdict on it, and nothing is left running.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use super::recipe::{load, plans_of};
 use super::results::conclude;
 use super::run_folder::RunFolder;
 use super::serve::api_key;
+use super::sweep;
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::signals::{Interrupt, Interrupts};
@@ -48,37 +48,25 @@ pub(crate) fn run(args: RunArgs) -> Result<(), Failure> {
     if args.serve_only && plans.len() > 1 {
         return Err(Failure::message(Exit::Usage, "--serve-only serves one deployment, the recipe sweeps over several"));
     }
+    let Some(first) = plans.first() else { return Ok(()) };
+    let out = args.out.clone().unwrap_or_else(|| RunFolder::default_path(first.load.isl, first.load.osl));
+    if !sweep::is_sweep(&args, plans.len()) {
+        return run_plan(&args, plans.remove(0), RunFolder::create(&out)?);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(async {
         let mut interrupts = Interrupts::install()?;
-        let n_plans = plans.len();
-        for (i, plan) in plans.into_iter().enumerate() {
-            let folder = RunFolder::create(&folder_path(&args, &plan, i, n_plans))?;
-            if n_plans > 1 {
-                say(&format!("deployment {} of {n_plans}", i + 1));
-            }
-            Run::begin(&args, plan, folder, None)?.drive(&mut interrupts).await?;
-        }
-        Ok(())
+        sweep::drive(&args, &out, sweep::cases(&args, plans, &out), &mut interrupts, None, |_| Ok(None)).await
     })
 }
 
-/// Runs one plan on this machine into a folder: a repetition of an earlier run.
+/// Runs one plan on this machine into a folder.
 pub(crate) fn run_plan(args: &RunArgs, plan: Plan, folder: RunFolder) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(async {
         let mut interrupts = Interrupts::install()?;
         Run::begin(args, plan, folder, None)?.drive(&mut interrupts).await
     })
-}
-
-/// With several deployments, each is a folder of its own below the one that was named.
-fn folder_path(args: &RunArgs, plan: &Plan, index: usize, n_plans: usize) -> PathBuf {
-    match &args.out {
-        Some(out) if n_plans > 1 => out.join(format!("case-{}", index + 1)),
-        Some(out) => out.clone(),
-        None => RunFolder::default_path(plan.load.isl, plan.load.osl),
-    }
 }
 
 /// Why a run ended before its last request.
@@ -159,6 +147,9 @@ impl<'a> Run<'a> {
         };
         let start = async {
             let mut deployment = Deployment::start(&self.plan, options, self.events.clone()).await?;
+            if let Err(failure) = manifest::add_processes(&self.folder, deployment.commands()) {
+                tracing::warn!(%failure, "the manifest lacks the command lines");
+            }
             match deployment.ready(&self.plan).await {
                 Ok(()) => Ok(deployment),
                 Err(error) => {
@@ -213,6 +204,7 @@ impl<'a> Run<'a> {
             let mut ask = Ask {
                 telemetry: self.args.telemetry.clone(),
                 session: session.clone(),
+                no_progress: Duration::from_secs(self.args.no_progress),
                 ..Ask::of_plan(&self.plan, deployment.url(), point, Duration::from_secs(self.args.grace), api_key())
             };
             let fields = engines::adapter(&self.plan).request_fields(&self.plan);
@@ -222,7 +214,9 @@ impl<'a> Run<'a> {
                 Err(failure) => return Some(Ended::Failed(failure)),
             };
             self.events.emit("point_started", json!({"concurrency": point.concurrency, "n_requests": point.n_requests}));
-            let prefilled_before = deployment.n_prefilled(&self.plan).await;
+            let before = self.prefilled(deployment).await;
+            let deadline = sleep_for(self.args.point_timeout);
+            tokio::pin!(deadline);
             let stop = Arc::new(StopSignal::new());
             let mut ended = None;
             let mut load = tokio::task::spawn_blocking({
@@ -235,6 +229,12 @@ impl<'a> Run<'a> {
                     exited = deployment.died(), if ended.is_none() => {
                         stop.stop_now();
                         ended = Some(Ended::Died(Box::new(exited)));
+                    }
+                    () = &mut deadline, if ended.is_none() => {
+                        stop.stop();
+                        let limit = self.args.point_timeout.unwrap_or(0);
+                        let failure = Failure::message(Exit::Incomplete, format!("the load point took longer than {limit} s"));
+                        ended = Some(Ended::Failed(failure.with_hint("--point-timeout gives it more time")));
                     }
                     interrupt = interrupts.next_kind() => {
                         if ended.is_none() {
@@ -259,11 +259,18 @@ impl<'a> Run<'a> {
                 ended = deployment.died_just_now().await.map(|exited| Ended::Died(Box::new(exited)));
             }
             if all_well {
-                let prefilled = deployment.n_prefilled(&self.plan).await;
-                self.client_reasons.extend(not_disaggregated(point, prefilled_before.zip(prefilled)));
+                let after = self.prefilled(deployment).await;
+                self.client_reasons.extend(not_disaggregated(point, before, after));
             }
             match measured {
                 Ok(measured) => {
+                    if measured.has_hung && ended.is_none() {
+                        let message = format!("no server has sent anything for {} s", self.args.no_progress);
+                        let failure = Failure::message(Exit::Incomplete, message);
+                        ended = Some(Ended::Failed(
+                            failure.with_hint("the logs of every process are in the run folder; --no-progress waits longer"),
+                        ));
+                    }
                     self.events.emit("point_ended", measured.event);
                     self.client_reasons.extend(measured.reasons);
                     self.points.push(measured.artifacts);
@@ -294,6 +301,12 @@ impl<'a> Run<'a> {
             return failure.map_or(Ok(()), Err);
         }
         conclude(&self.folder, self.points, &context, failure, self.args.strict)
+    }
+
+    /// What the prefill servers have done so far.
+    async fn prefilled(&self, deployment: &Deployment) -> Prefilled {
+        let logs: Vec<_> = self.plan.workers_of(Phase::Prefill).map(|w| self.folder.path(&worker_log(w.phase, w.index))).collect();
+        Prefilled { n_requests: deployment.n_prefilled(&self.plan).await, n_tokens: tandem_launch::logs::prompt_tokens(&logs) }
     }
 
     fn cut_logs(&self) -> Result<(), Failure> {
@@ -362,15 +375,35 @@ fn died(exited: &Exited) -> Failure {
     }
 }
 
+/// Pends for `seconds`, or for ever.
+async fn sleep_for(seconds: Option<u64>) {
+    match seconds {
+        Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What prefill servers have done, as far as they say so.
+#[derive(Debug, Clone, Copy, Default)]
+struct Prefilled {
+    /// Requests that they count themselves.
+    n_requests: Option<u64>,
+    /// Prompt tokens of their iteration lines. Not every rank writes lines, so only growth means something.
+    n_tokens: Option<u64>,
+}
+
 /// Every request must have passed through a prefill worker; a frontend may serve without them and say nothing.
-fn not_disaggregated(point: LoadPoint, prefilled: Option<(u64, u64)>) -> Option<Reason> {
-    let (before, after) = prefilled?;
-    let (served, sent) = (after.saturating_sub(before), u64::from(point.n_requests) + u64::from(point.n_warmup));
-    (served < sent).then(|| Reason {
-        verdict: Verdict::Invalid,
-        code: "not_disaggregated",
-        message: format!("prefill workers served {served} of {sent} requests: the rest was computed elsewhere"),
-    })
+fn not_disaggregated(point: LoadPoint, before: Prefilled, after: Prefilled) -> Option<Reason> {
+    let invalid = |message| Some(Reason { verdict: Verdict::Invalid, code: "not_disaggregated", message });
+    let sent = u64::from(point.n_requests) + u64::from(point.n_warmup);
+    if let (Some(before), Some(after)) = (before.n_requests, after.n_requests) {
+        let served = after.saturating_sub(before);
+        let message = format!("prefill workers served {served} of {sent} requests: the rest was computed elsewhere");
+        return if served < sent { invalid(message) } else { None };
+    }
+    // The canaries have been prefilled before, so servers that write such lines have written some.
+    let (before, after) = (before.n_tokens.filter(|n| *n > 0)?, after.n_tokens?);
+    if after > before { None } else { invalid(format!("prefill servers computed no token while {sent} requests were served")) }
 }
 
 fn launch_ended(error: LaunchError) -> Ended {
@@ -383,5 +416,25 @@ fn launch_ended(error: LaunchError) -> Ended {
         LaunchError::Io { .. } => Ended::Failed(Failure::new(Exit::Artifact, error)),
         LaunchError::Spawn { .. } => Ended::Failed(Failure::new(Exit::NotReady, error)),
         LaunchError::Allocation(_) | LaunchError::Unsupported(_) => Ended::Failed(Failure::new(Exit::Infeasible, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_point_that_prefill_servers_did_not_see_is_invalid() {
+        let point = LoadPoint { concurrency: 1, n_requests: 8, n_warmup: 2 };
+        let counted = |n| Prefilled { n_requests: Some(n), n_tokens: None };
+        let logged = |n| Prefilled { n_requests: None, n_tokens: Some(n) };
+        let code = |before, after| not_disaggregated(point, before, after).map(|reason| reason.message);
+        assert_eq!(code(counted(4), counted(14)), None);
+        assert!(code(counted(4), counted(13)).is_some_and(|message| message.contains("9 of 10")));
+        assert_eq!(code(logged(100), logged(101)), None);
+        assert!(code(logged(100), logged(100)).is_some());
+        // Servers that say nothing cannot be judged.
+        assert_eq!(code(Prefilled::default(), Prefilled::default()), None);
+        assert_eq!(code(logged(0), logged(0)), None);
     }
 }

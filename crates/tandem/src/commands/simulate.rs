@@ -137,6 +137,7 @@ fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arri
         payloads: Vec::new(),
         telemetry: None,
         measured: None,
+        exchanges: None,
         options: ArtifactOptions::default(),
     };
     render_point(&simulated.records, &context)

@@ -20,7 +20,8 @@ use super::progress::say;
 use super::recipe::{load, plans_of, recipe_failure};
 use super::run_folder::RunFolder;
 use super::status;
-use crate::cli_jobs::{ContainerArg, GpuRequestArg, SubmitArgs};
+use super::sweep::{self, Case};
+use crate::cli_jobs::{ContainerArg, GpuRequestArg, JobsArg, SubmitArgs};
 use crate::exit::{Exit, Failure, OrExit};
 
 /// Variables of the shell that jobs get: where programs are, and what the program itself reads. The key of an endpoint travels in
@@ -30,15 +31,19 @@ const KEPT: [&str; 7] = ["PATH", "HOME", "USER", "LANG", "TANDEM_LOG", "TANDEM_A
 pub(crate) fn submit(args: &SubmitArgs) -> Result<(), Failure> {
     let recipe = load(&args.run.recipe)?;
     let plans = plans_of(&recipe)?;
-    let n_plans = plans.len();
+    let Some(first) = plans.first() else { return Ok(()) };
+    let base = args.run.out.clone().unwrap_or_else(|| RunFolder::default_path(first.load.isl, first.load.osl));
+    let is_sweep = sweep::is_sweep(&args.run, plans.len());
+    let cases = sweep::cases(&args.run, plans, &base);
+    let groups: Vec<Vec<Case>> = match args.jobs {
+        JobsArg::One => Some(cases).filter(|cases| !cases.is_empty()).into_iter().collect(),
+        JobsArg::Each => cases.into_iter().map(|case| vec![case]).collect(),
+    };
     let mut folders = Vec::new();
-    for (index, plan) in plans.into_iter().enumerate() {
-        let out = match &args.run.out {
-            Some(out) if n_plans > 1 => out.join(format!("case-{}", index + 1)),
-            Some(out) => out.clone(),
-            None => RunFolder::default_path(plan.load.isl, plan.load.osl),
-        };
-        let job = Job::new(args, plan)?;
+    for cases in groups {
+        // The runs of a sweep lie side by side, and the folders of its jobs beside them.
+        let out = if is_sweep { sweep::fresh_job(&base) } else { base.clone() };
+        let job = if is_sweep { Job::of_sweep(args, cases)? } else { Job::of_cases(args, cases)? };
         if args.dry_run {
             job.show(&std::path::absolute(&out).or_exit(Exit::Artifact)?, &args.calls.slurm())?;
         } else {
@@ -57,6 +62,8 @@ pub(crate) struct Job<'a> {
     /// For the servers.
     env: Vec<(String, String)>,
     program: PathBuf,
+    /// What it runs one after another, in folders beside its own; empty when it runs `plan` in its own.
+    cases: Vec<Case>,
 }
 
 impl<'a> Job<'a> {
@@ -65,7 +72,36 @@ impl<'a> Job<'a> {
         let program = std::env::current_exe().or_exit(Exit::Bug)?;
         let options = Options::resolve(args, &plan)?;
         let env = server_env(&args.env)?;
-        Ok(Job { request: options.request(args, &plan)?, settings: options.settings(args, &plan, &program)?, args, plan, env, program })
+        Ok(Job {
+            request: options.request(args, &plan)?,
+            settings: options.settings(args, &plan, &program)?,
+            args,
+            plan,
+            env,
+            program,
+            cases: Vec::new(),
+        })
+    }
+
+    /// A job whose folder is that of its run.
+    fn of_cases(args: &'a SubmitArgs, cases: Vec<Case>) -> Result<Self, Failure> {
+        let plan = cases.into_iter().next().map(|case| case.plan).ok_or_else(|| Failure::message(Exit::Recipe, "no deployment"))?;
+        Job::new(args, plan)
+    }
+
+    /// A job that runs `cases` one after another; it asks for what the one with the most nodes needs.
+    fn of_sweep(args: &'a SubmitArgs, cases: Vec<Case>) -> Result<Self, Failure> {
+        let largest = cases.iter().max_by_key(|case| case.plan.n_nodes).map(|case| case.plan.clone());
+        let job = Job::new(args, largest.ok_or_else(|| Failure::message(Exit::Recipe, "no deployment"))?)?;
+        Ok(Job { cases, ..job })
+    }
+
+    /// What is submitted twice when this is: the plan, or all plans of a sweep.
+    fn hash(&self) -> String {
+        match self.cases.as_slice() {
+            [] => self.plan.hash(),
+            cases => cases.iter().map(|case| case.plan.hash()).collect::<Vec<_>>().join("+"),
+        }
     }
 
     /// Prints what would happen.
@@ -93,8 +129,20 @@ impl<'a> Job<'a> {
     fn step_lines(&self, out: &Path) -> Result<Vec<String>, Failure> {
         let allocation =
             tandem_launch::slurm::Allocation::imagined(&self.plan, self.settings.clone(), self.server_env(), self.args.calls.slurm());
-        let lines = allocation.command_lines(&self.plan, out, &self.program).or_exit(Exit::Infeasible)?;
-        Ok(lines.iter().map(|argv| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ")).collect())
+        let quoted = |argv: &Vec<String>| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+        let lines = |plan: &Plan| -> Result<Vec<String>, Failure> {
+            let lines = allocation.command_lines(plan, out, &self.program).or_exit(Exit::Infeasible)?;
+            Ok(lines.iter().map(quoted).collect())
+        };
+        if self.cases.is_empty() {
+            return lines(&self.plan);
+        }
+        let mut all = Vec::new();
+        for case in &self.cases {
+            all.push(format!("# case-{}: {} load points", case.number, case.plan.load.points.len()));
+            all.extend(lines(&case.plan)?);
+        }
+        Ok(all)
     }
 
     /// Slurm's own opinion; it needs the script as a file.
@@ -128,26 +176,27 @@ impl<'a> Job<'a> {
         self.refuse_a_twin(&slurm)?;
         let folder = RunFolder::create(out)?;
         let root = folder.root();
-        folder.write("plan.json", serde_json::to_string_pretty(&self.plan).or_exit(Exit::Bug)?.as_bytes())?;
-        for (name, text) in render_configs(&self.plan, &[]) {
-            folder.write(&name, text.as_bytes())?;
+        if self.cases.is_empty() {
+            folder.write("plan.json", serde_json::to_string_pretty(&self.plan).or_exit(Exit::Bug)?.as_bytes())?;
+            for (name, text) in render_configs(&self.plan, &[]) {
+                folder.write(&name, text.as_bytes())?;
+            }
+        }
+        for case in &self.cases {
+            folder.write(&sweep::plan_name(case.number), serde_json::to_string_pretty(&case.plan).or_exit(Exit::Bug)?.as_bytes())?;
         }
         let script = self.request.script(root, &self.program);
         let description = json!({
             "argv": argv, "settings": self.settings.to_json(), "token": self.request.token,
             "env": self.env.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect::<serde_json::Map<_, _>>(),
+            "cases": self.cases.iter().map(|case| case.number).collect::<Vec<_>>(),
             "retry_of": retry_of.map(|path| path.display().to_string()),
         });
         folder.write("job/job.json", format!("{description:#}\n").as_bytes())?;
         folder.write("job/job.sbatch", script.as_bytes())?;
         let job_id = self.send(root, &slurm)?;
-        let entry = Entry {
-            folder: root.to_owned(),
-            job_id,
-            recipe: self.plan.recipe.clone(),
-            plan_hash: self.plan.hash(),
-            submitted_ns: wall_ns(),
-        };
+        let entry =
+            Entry { folder: root.to_owned(), job_id, recipe: self.plan.recipe.clone(), plan_hash: self.hash(), submitted_ns: wall_ns() };
         history::append(&entry);
         let id = job_id.map_or_else(|| "submitted without an answer".to_owned(), |id| format!("job {id}"));
         say(&format!("{id}: {} nodes, {} devices; folder {}", self.plan.n_nodes, self.plan.n_devices(), root.display()));
@@ -186,7 +235,7 @@ impl<'a> Job<'a> {
         if self.args.again {
             return Ok(());
         }
-        let hash = self.plan.hash();
+        let hash = self.hash();
         let twin = history::newest(50)
             .into_iter()
             .filter(|entry| entry.plan_hash == hash)

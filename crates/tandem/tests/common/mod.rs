@@ -41,13 +41,22 @@ pub(crate) fn stdout(output: &Output) -> String {
 }
 
 /// Waits until `condition` yields something, or fails the test.
-pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(DEADLINE, what, condition)
+}
+
+/// [`wait_for`] what waits for Slurm's own clock.
+pub(crate) fn wait_for_long<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_within(3 * DEADLINE, what, condition)
+}
+
+fn wait_within<T>(deadline: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition() {
             return value;
         }
-        assert!(start.elapsed() < DEADLINE, "waited too long for {what}");
+        assert!(start.elapsed() < deadline, "waited too long for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -239,4 +248,17 @@ pub(crate) fn metric(url: &str, name: &str) -> Vec<(String, f64)> {
             (key.to_owned(), value.parse().expect("a number"))
         })
         .collect()
+}
+
+/// The environment with Dynamo and a model directory, or why there is none.
+pub(crate) fn dynamo() -> Result<(String, String), String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/dynamo/install.sh");
+    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("dynamo");
+    let done = Command::new("sh").arg(script).arg(&dir).output().map_err(|e| e.to_string())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if !done.status.success() {
+        let reason = text(&done.stderr);
+        return Err(reason.lines().last().unwrap_or("it could not be installed").to_owned());
+    }
+    Ok((dir.join("venv/bin/python").display().to_string(), dir.join("model").display().to_string()))
 }

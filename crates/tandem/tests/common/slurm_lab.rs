@@ -28,7 +28,21 @@ pub(crate) struct Lab {
 impl Lab {
     /// Starts `n_nodes` nodes of eight GPUs and waits until all are idle; `None`, and said so, where Slurm is not to be had.
     pub(crate) fn start(test: &str, n_nodes: usize) -> Option<Lab> {
-        if let Err(reason) = install() {
+        Lab::start_with(test, n_nodes, "")
+    }
+
+    /// [`Lab::start`] for a test that waits minutes for Slurm's own clock: only when `TANDEM_SLOW_TESTS` is set.
+    pub(crate) fn start_slow(test: &str, n_nodes: usize) -> Option<Lab> {
+        if std::env::var_os("TANDEM_SLOW_TESTS").is_none() {
+            tandem_testkit::not_run(test, "slow, set TANDEM_SLOW_TESTS=1");
+            return None;
+        }
+        Lab::start(test, n_nodes)
+    }
+
+    /// [`Lab::start`] with a `plugstack.conf`.
+    pub(crate) fn start_with(test: &str, n_nodes: usize, plugins: &str) -> Option<Lab> {
+        if let Err(reason) = provide(&PROGRAMS, &PACKAGES) {
             tandem_testkit::not_run(test, reason);
             return None;
         }
@@ -37,7 +51,7 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("lab").tempdir().expect("a temporary folder");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
         let mut lab = Lab { dir, daemons: Vec::new(), n_nodes, _only_one: lock };
-        lab.write_configuration();
+        lab.write_configuration(plugins);
         lab.start_munge();
         lab.daemon("slurmctld", "slurmctld", &["-D", "-i"]);
         for node in 1..=n_nodes {
@@ -75,6 +89,12 @@ impl Lab {
         command
     }
 
+    /// Kills one of the daemons, e.g. `slurmd-n4`.
+    pub(crate) fn kill_daemon(&self, name: &str) {
+        let (_, child) = self.daemons.iter().find(|(known, _)| known == name).expect("a daemon of that name");
+        kill(i32::try_from(child.id()).expect("a pid"), Signal::KILL);
+    }
+
     /// A program that stands in front of the real one of that name.
     pub(crate) fn shim(&self, name: &str, script: &str) {
         let path = self.path("bin").join(name);
@@ -85,7 +105,7 @@ impl Lab {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("permissions");
     }
 
-    fn write_configuration(&self) {
+    fn write_configuration(&self, plugins: &str) {
         for sub in ["etc", "log", "run", "state", "dev", "bin", "home"] {
             fs::create_dir(self.path(sub)).expect("a folder");
         }
@@ -124,7 +144,7 @@ impl Lab {
         fs::write(self.path("etc/slurm.conf"), conf).expect("slurm.conf");
         let gres = format!("NodeName=n[1-{}] Name=gpu Type=h100 File={at}/dev/gpu[0-7]\n", self.n_nodes);
         fs::write(self.path("etc/gres.conf"), gres).expect("gres.conf");
-        fs::write(self.path("etc/plugstack.conf"), "").expect("plugstack.conf");
+        fs::write(self.path("etc/plugstack.conf"), plugins).expect("plugstack.conf");
         let cgroup = "CgroupAutomount=no\nConstrainCores=no\nConstrainRAMSpace=no\nConstrainDevices=no\n";
         fs::write(self.path("etc/cgroup.conf"), cgroup).expect("cgroup.conf");
     }
@@ -172,33 +192,35 @@ impl Drop for Lab {
     }
 }
 
-/// Makes Slurm available: it is there, or root installs Debian's packages.
-fn install() -> Result<(), String> {
-    if missing().is_empty() && rustix::process::geteuid().is_root() {
+/// Makes programs (or files, by their absolute path) available: they are there, or root installs Debian's packages.
+pub(crate) fn provide(programs: &[&str], packages: &[&str]) -> Result<(), String> {
+    let named = || packages.join(", ");
+    if !rustix::process::geteuid().is_root() {
+        return Err(format!("needs root and {}", named()));
+    }
+    if missing(programs).is_empty() {
         return Ok(());
     }
-    if !rustix::process::geteuid().is_root() {
-        return Err(format!("needs root and {}", PACKAGES.join(", ")));
-    }
     if !Path::new("/usr/bin/apt-get").exists() {
-        return Err(format!("no apt-get to install {}", PACKAGES.join(", ")));
+        return Err(format!("no apt-get to install {}", named()));
     }
     let apt = |args: &[&str]| {
         let output = Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null()).output();
         output.is_ok_and(|output| output.status.success())
     };
     let mut args = vec!["install", "-y", "-q", "--no-install-recommends"];
-    args.extend(PACKAGES);
+    args.extend(packages);
     let installed = apt(&args) || (apt(&["update", "-q"]) && apt(&args));
     if !installed {
-        return Err(format!("apt-get cannot install {}", PACKAGES.join(", ")));
+        return Err(format!("apt-get cannot install {}", named()));
     }
-    let missing = missing();
+    let missing = missing(programs);
     if missing.is_empty() { Ok(()) } else { Err(format!("still missing: {}", missing.join(", "))) }
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing<'p>(programs: &[&'p str]) -> Vec<&'p str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    PROGRAMS.into_iter().filter(|program| !dirs.iter().any(|dir| dir.join(program).exists())).collect()
+    // Joining an absolute path gives that path.
+    programs.iter().copied().filter(|program| !dirs.iter().any(|dir| dir.join(program).exists())).collect()
 }

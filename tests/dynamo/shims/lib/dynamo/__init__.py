@@ -1,0 +1,1 @@
+"""Stands in for NVIDIA Dynamo's Python package."""
