@@ -34,13 +34,8 @@ pub use progress::{NoProgress, Progress, Snapshot};
 pub use prompts::lengths::Lengths;
 pub use prompts::requests::payloads;
 pub use prompts::texts::{ByteTexts, Texts};
-<<<<<<< HEAD
 pub use run::{LoadReport, run, run_from};
-pub use spec::{LoadSpec, Prefix, Prompts, Share, Timeouts, Turns};
-=======
-pub use run::{LoadReport, run};
-pub use spec::{Keep, LoadSpec, Prefix, Prompts, Timeouts, Turns};
->>>>>>> main
+pub use spec::{Keep, LoadSpec, Prefix, Prompts, Share, Timeouts, Turns};
 pub use stop::{Stop, StopSignal};
 pub use target::{Proxy, Target};
 pub use transport::request::ApiKey;

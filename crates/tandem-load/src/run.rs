@@ -113,26 +113,15 @@ pub fn run_from(
     let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer, keep_events: spec.keep.exchanges };
     let clock = Clock::start();
     let machine_before = MachineCpu::now();
-<<<<<<< HEAD
     let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, (stop, gate))?;
-    let made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
-    let (records, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &made, &*texts);
-    health.steal_share = machine_before.and_then(|before| MachineCpu::now()?.steal_since(before));
-    describe_load(&mut health, &records, spec, spec.own_cap());
-    Ok(LoadReport { n_isl_mismatches, n_osl_mismatches, records, clock, health, n_repeated_prompts: n_repeated.load(Ordering::Relaxed) })
-=======
-    let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, stop)?;
     let mut made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
     let (finished, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &mut made, &*texts, spec.keep.text_tokens);
     let (records, exchanges): (Vec<_>, Vec<_>) = finished.into_iter().unzip();
     let exchanges = spec.keep.exchanges.then(|| exchanges.into_iter().flatten().collect());
-    health.schedule_lag = schedule_lag(&records, spec);
-    (health.in_flight_mean, health.in_flight_peak) = in_flight(&records);
     health.steal_share = machine_before.and_then(|before| MachineCpu::now()?.steal_since(before));
-    health.in_flight_nominal = spec.load.max_in_flight.and_then(|n| u32::try_from(n).ok());
+    describe_load(&mut health, &records, spec, spec.own_cap());
     let n_repeated_prompts = n_repeated.load(Ordering::Relaxed);
     Ok(LoadReport { n_isl_mismatches, n_osl_mismatches, records, clock, health, n_repeated_prompts, exchanges })
->>>>>>> main
 }
 
 fn run_threads(
@@ -270,7 +259,7 @@ fn finish_records(
             n_osl += u32::from(record.is_kept() && differ(record.osl_tokens(), Some(made.osl)));
         }
     }
-<<<<<<< HEAD
+    let mut records: Vec<_> = finished.into_iter().map(|(finished, exchange)| (finished.record, exchange)).collect();
     order(&mut records, has_turns);
     (records, n_isl, n_osl)
 }
@@ -283,20 +272,12 @@ pub(crate) fn describe_load(health: &mut ClientHealth, records: &[RequestRecord]
 }
 
 /// Puts records in the order of sending, warm-up first. Those of conversations are numbered anew in that order.
-pub(crate) fn order(records: &mut [RequestRecord], has_turns: bool) {
-    records.sort_by_key(|r| (r.phase == LoadPhase::Profiling, if has_turns { r.start_ns } else { r.index }, r.index));
-    if has_turns {
-        // Tickets leave gaps where conversations are short.
-        let n_warmup = records.iter().filter(|r| r.phase == LoadPhase::Warmup).count() as u64;
-        for (i, record) in (0..).zip(records) {
-=======
-    let mut records: Vec<_> = finished.into_iter().map(|(finished, exchange)| (finished.record, exchange)).collect();
+pub(crate) fn order(records: &mut [(RequestRecord, Option<Exchange>)], has_turns: bool) {
     records.sort_by_key(|(r, _)| (r.phase == LoadPhase::Profiling, if has_turns { r.start_ns } else { r.index }, r.index));
     if has_turns {
         // Tickets leave gaps where conversations are short.
         let n_warmup = records.iter().filter(|(r, _)| r.phase == LoadPhase::Warmup).count() as u64;
-        for (i, (record, _)) in (0..).zip(&mut records) {
->>>>>>> main
+        for (i, (record, _)) in (0..).zip(records) {
             record.index = if i < n_warmup { i } else { i - n_warmup };
         }
     }

@@ -381,11 +381,7 @@ mod tests {
         let spec = || LoadSpec::closed_loop("h", "m", 2, 10, 8, 8).unwrap();
         spec().check().unwrap();
         type Spoil = fn(&mut LoadSpec);
-<<<<<<< HEAD
-        let cases: [(&str, Spoil); 19] = [
-=======
-        let cases: [(&str, Spoil); 18] = [
->>>>>>> main
+        let cases: [(&str, Spoil); 20] = [
             ("model", |s| s.model.clear()),
             ("clients", |s| s.share = Share { index: 0, n: 3 }),
             ("clients", |s| s.share = Share { index: 2, n: 2 }),

@@ -109,6 +109,9 @@ impl Fleet {
         for index in 0..n {
             LoadSpec { share: Share { index, n }, ..spec.clone() }.check()?;
         }
+        if spec.keep.exchanges {
+            return Err(LoadError::Spec { field: "clients", reason: "what was on the wire is kept by one client only".into() });
+        }
         let digest = digest(spec, texts)?;
         let (clock, (to_main, events)) = (Clock::start(), channel());
         let mut parts = Vec::new();
@@ -352,7 +355,7 @@ impl Course<'_> {
             lost.extend(part.lost.take().map(|why| (client.name.clone(), why)));
             records.extend(part.records.drain(..).map(|mut record| {
                 record.worker = record.worker.saturating_add(WORKERS.saturating_mul(k));
-                record
+                (record, None)
             }));
             n_repeated_prompts += part.n_repeated_prompts;
             n_isl_mismatches += part.n_isl_mismatches;
@@ -364,12 +367,14 @@ impl Course<'_> {
                 }
             }
         }
-        let has_turns = records.iter().any(|record: &RequestRecord| record.turn > 0);
+        let has_turns = records.iter().any(|(record, _): &(RequestRecord, _)| record.turn > 0);
         order(&mut records, has_turns);
+        let records: Vec<RequestRecord> = records.into_iter().map(|(record, _)| record).collect();
         let mut health = health.unwrap_or_default();
         health.receive.stopped |= !lost.is_empty();
         describe_load(&mut health, &records, spec, spec.load.max_in_flight);
-        let report = LoadReport { records, clock: self.clock, health, n_repeated_prompts, n_isl_mismatches, n_osl_mismatches };
+        let report =
+            LoadReport { records, clock: self.clock, health, n_repeated_prompts, n_isl_mismatches, n_osl_mismatches, exchanges: None };
         Ok(FleetReport { report, lost, clients })
     }
 }

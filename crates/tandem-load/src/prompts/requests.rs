@@ -23,11 +23,7 @@ use super::texts::Texts;
 use super::trace::{BLOCK_TOKENS, TraceRequest};
 use crate::error::LoadError;
 use crate::prompts::lengths::Lengths;
-<<<<<<< HEAD
-use crate::spec::{LoadSpec, Prefix, Prompts, Share, Turns};
-=======
-use crate::spec::{Keep, LoadSpec, Prefix, Prompts, Turns};
->>>>>>> main
+use crate::spec::{Keep, LoadSpec, Prefix, Prompts, Share, Turns};
 use crate::transport::request::RequestHead;
 
 /// A prompt that has been seen before is drawn again this often; prompts of very few tokens may not have enough different ones.
@@ -255,12 +251,7 @@ impl Iterator for Requests {
                 break (n, phase, index);
             }
         };
-<<<<<<< HEAD
-        let Draft { messages, isl, isl_at_server, osl, later } = self.draft(phase, index, n);
-=======
-        self.next += 1;
         let Draft { messages, isl, isl_at_server, osl, later, n_text } = self.draft(phase, index, n);
->>>>>>> main
         let first = index * self.turns.as_ref().map_or(1, |turns| turns.max);
         let n_bytes: usize = messages.iter().map(|m| m.content.len()).sum();
         let mut body = Vec::with_capacity(n_bytes + 512);

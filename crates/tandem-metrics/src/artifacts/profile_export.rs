@@ -73,17 +73,14 @@ struct Facts {
     isl_server: Option<u32>,
     osl_client: Option<u32>,
     osl_server: Option<u32>,
-<<<<<<< HEAD
     /// When the request's last byte left, ns after `request_start_ns`; absent if unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     send_stamp_ns: Option<u64>,
-=======
     /// Tokens of the messages without the chat template and of the answer without reasoning, where they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_text_tokens: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     answer_text_tokens: Option<u32>,
->>>>>>> main
     /// Arrival of each output chunk, ns after `request_start_ns`.
     chunk_ns: Vec<u64>,
     /// Tokens of each chunk, null where unknown; absent if all are.
@@ -175,12 +172,9 @@ fn facts(record: &RequestRecord) -> Facts {
         isl_server: record.isl.server,
         osl_client: record.osl.client,
         osl_server: record.osl.server,
-<<<<<<< HEAD
         send_stamp_ns: record.sent_ns.map(|ns| ns.saturating_sub(record.start_ns)),
-=======
         prompt_text_tokens: record.text_tokens.prompt,
         answer_text_tokens: record.text_tokens.answer,
->>>>>>> main
         chunk_ns: chunks.iter().map(|chunk| chunk.at_ns.saturating_sub(record.start_ns)).collect(),
         chunk_tokens: if any(|c| c.n_tokens.is_some()) { chunks.iter().map(|c| c.n_tokens).collect() } else { Vec::new() },
         chunk_kinds: if any(|c| c.kind == ChunkKind::Reasoning) { chunks.iter().map(letter).collect() } else { String::new() },

@@ -93,6 +93,7 @@ pub(crate) fn ask(args: &LoadArgs, asked: &Asked, session: Option<Arc<Session>>,
         extra_inputs: asked.extra_inputs.clone(),
         request_timeout: Duration::from_secs(args.request_timeout),
         grace: Duration::from_secs(args.grace),
+        no_progress: super::measure::NO_PROGRESS,
         network: args.network.clone(),
         telemetry: args.telemetry.clone(),
         session,
@@ -115,35 +116,6 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-<<<<<<< HEAD
-=======
-    fn ask(&self, level: Level) -> Ask {
-        let args = self.args;
-        let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
-        Ask {
-            url: args.url.clone(),
-            model: args.model.clone(),
-            level,
-            count: Count { n_requests: args.requests, n_warmup: args.warmup },
-            modes: Some(self.modes.clone()),
-            isl: args.isl,
-            osl: args.osl.unwrap_or(DEFAULT_OSL),
-            streaming: args.streaming,
-            seed: args.seed,
-            extra_inputs: self.extra_inputs.clone(),
-            request_timeout: Duration::from_secs(args.request_timeout),
-            grace: Duration::from_secs(args.grace),
-            no_progress: super::measure::NO_PROGRESS,
-            network: args.network.clone(),
-            telemetry: args.telemetry.clone(),
-            session: self.session.clone(),
-            n_gpus: args.gpus,
-            tokenizer_dir: args.tokenizer.clone(),
-            api_key: key("TANDEM_API_KEY").or_else(|| key("OPENAI_API_KEY")),
-        }
-    }
-
->>>>>>> main
     /// Drives one point; ctrl-C once stops it, twice cuts it.
     async fn measure(&mut self, level: Level) -> Result<Measured, Failure> {
         let ask = ask(self.args, &self.asked, self.session.clone(), level);

@@ -221,19 +221,15 @@ impl Point {
             }),
         };
         progress.finish();
-<<<<<<< HEAD
-        let FleetReport { mut report, lost, clients } = driven.map_err(|error| load_failure(error, &self.bench_log))?;
-=======
         let has_hung = watchdog.hung;
-        let mut report = report.map_err(|error| load_failure(error, &self.bench_log))?;
->>>>>>> main
+        let FleetReport { mut report, lost, clients } = driven.map_err(|error| load_failure(error, &self.bench_log))?;
         let summary_line = health_line(&label, &report);
         append_line(&self.bench_log, &summary_line);
         // Records count their points within one call of the load generator.
         report.records.iter_mut().for_each(|record| record.point = u32::try_from(self.index).unwrap_or(u32::MAX));
         self.note_what_was_sent(&report);
-<<<<<<< HEAD
-        let mut artifacts = render_point(&report.records, &self.context(&report)?);
+        let exchanges = report.exchanges.take();
+        let mut artifacts = render_point(&report.records, &PointContext { exchanges, ..self.context(&report)? });
         let mut client = health_json(&report.health, self.spec.target.tls_name().is_some());
         if !clients.is_empty() {
             let one = |(name, n_records, uncertain): &(String, usize, Nanos)| json!({"name": name, "n_records": n_records, "clock_uncertainty_us": uncertain.as_secs_f64() * 1e6});
@@ -246,12 +242,7 @@ impl Point {
             code: "client_lost",
             message: format!("client {name} was lost, so the load was not whole: {why}"),
         }));
-        Ok(Measured { artifacts, reasons, event: json!({"client": client}) })
-=======
-        let exchanges = report.exchanges.take();
-        let artifacts = render_point(&report.records, &PointContext { exchanges, ..self.context(&report)? });
-        Ok(Measured { artifacts, reasons: client_reasons(&report, &self.spec), event: health_json(&report.health), has_hung })
->>>>>>> main
+        Ok(Measured { artifacts, reasons, event: json!({"client": client}), has_hung })
     }
 
     /// Where time or conversations decide how many requests there are, what was asked for is what was sent.
