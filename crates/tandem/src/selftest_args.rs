@@ -71,6 +71,7 @@ Exit code 8: this host cannot measure what was asked; the table says which bar i
 
 Examples:
   tandem load selftest
+  tandem load selftest --bars --tokenizer DIR
   tandem load selftest --concurrency 2048 --isl 8150 --ttft-ms 1000 --itl-ms 25 --json selftest.json")]
 pub(crate) struct SelftestArgs {
     /// Requests in flight; several values are tested one after another
@@ -103,6 +104,12 @@ pub(crate) struct SelftestArgs {
     /// Leave out the ceilings: as many chunks and requests a second as client and server manage together
     #[arg(long)]
     pub(crate) no_ceiling: bool,
+    /// Measure everything that the load generator is held to instead, each figure beside its target (about two minutes on a quiet machine)
+    #[arg(long, conflicts_with_all = ["concurrency", "ttft_ms", "itl_ms", "isl", "osl", "tokens_per_chunk", "rounds", "no_ceiling", "json"])]
+    pub(crate) bars: bool,
+    /// Directory of a tokenizer.json, e.g. DeepSeek's, for the start-up bars
+    #[arg(long, value_name = "DIR", requires = "bars")]
+    pub(crate) tokenizer: Option<PathBuf>,
     /// Write every figure as JSON, too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

@@ -43,7 +43,7 @@ pub(crate) fn load(command: LoadCommand) -> Result<(), Failure> {
     let asked = Asked::of(&args)?;
     // Whatever is wrong with what was asked is said before clients are started.
     let levels = asked.modes.levels(&args.modes, &args.concurrency);
-    if let Some(level) = levels.first() {
+    if let Some(level) = levels.first().filter(|_| args.clients.clients.is_some()) {
         drop(Point::new(&ask(&args, &asked, None, *level), 0, &args.out, &args.out)?);
     }
     let clients = Clients::start(&args.clients)?;

@@ -32,5 +32,6 @@ mod results;
 mod run_folder;
 mod run_reader;
 mod search;
+mod selftest_bars;
 mod sweep;
 mod tokenizer;
