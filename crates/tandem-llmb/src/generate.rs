@@ -24,6 +24,32 @@ pub struct Task {
     pub params: Vec<(String, String)>,
 }
 
+impl Task {
+    /// A plain task: neither profiled nor a proxy, nothing overridden.
+    #[must_use]
+    pub fn new(workload: &str, size: &str, dtype: &str, scale: u32) -> Task {
+        Task {
+            workload: workload.to_owned(),
+            size: size.to_owned(),
+            dtype: dtype.to_owned(),
+            scale,
+            profile: false,
+            proxy: false,
+            env: Vec::new(),
+            params: Vec::new(),
+        }
+    }
+}
+
+/// Tasks, and what was asked for in vain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Generated {
+    /// Largest scale first.
+    pub tasks: Vec<Task>,
+    /// One line for each listed scale or dtype that no task has; the tools drop them without a word.
+    pub unmatched: Vec<String>,
+}
+
 /// Options of `submit` besides a task file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -47,6 +73,8 @@ pub struct Options {
     pub profile: bool,
     /// `--proxy`.
     pub proxy: bool,
+    /// `--force`: one job, whatever dtype and scale the metadata lists.
+    pub force: bool,
 }
 
 impl Options {
@@ -58,6 +86,10 @@ impl Options {
             (Some(_), 2..) => return fail("Global '--model-size' / '-s' cannot be used with multiple workloads."),
             _ => {}
         }
+        let single = [self.workloads.len(), self.dtypes.len(), self.scales.len()].iter().all(|n| *n == 1);
+        if self.force && (!single || discovers) {
+            return fail("--force takes exactly one job: one -w (with its size, or -s), one -d and one --scale");
+        }
         match (self.scales.is_empty(), discovers) {
             (true, false) => fail(
                 "Must specify scale parameter\nEither specify exact scale(s): --scale 128,256,512\nOr use discovery: --max-scale 512 or --min-scale",
@@ -68,12 +100,41 @@ impl Options {
     }
 }
 
+/// Applies to the tasks of a file what the command line says too; the tools ignore that. `-d` and `--scale` keep matching tasks.
+///
+/// # Errors
+/// When nothing is left.
+pub fn refine(tasks: Vec<Task>, options: &Options) -> Result<Vec<Task>, LlmbError> {
+    let wanted = |task: &Task| {
+        (options.dtypes.is_empty() || options.dtypes.contains(&task.dtype))
+            && (options.scales.is_empty() || options.scales.contains(&task.scale))
+    };
+    let n_before = tasks.len();
+    let kept = tasks.into_iter().filter(wanted).flat_map(|task| {
+        let task = Task { profile: task.profile || options.profile, proxy: task.proxy || options.proxy, ..task };
+        std::iter::repeat_n(task, usize::try_from(options.repeats.max(1)).unwrap_or(1))
+    });
+    let kept: Vec<Task> = kept.collect();
+    if kept.is_empty() {
+        return Err(LlmbError(format!("None of the {n_before} tasks of the file has the --dtype and --scale of the command line.")));
+    }
+    Ok(kept)
+}
+
 /// Makes the tasks, largest scale first; with none, the reasons why.
 ///
 /// # Errors
 /// Options that contradict each other, an unknown workload, or the reasons why nothing matched, one a line.
-pub fn generate(options: &Options, workloads: &[Workload], gpu: &str) -> Result<Vec<Task>, LlmbError> {
+pub fn generate(options: &Options, workloads: &[Workload], gpu: &str) -> Result<Generated, LlmbError> {
     options.check()?;
+    if options.force {
+        let (workload, size) = targets(options, workloads)?.remove(0);
+        let size = size.ok_or_else(|| LlmbError::new("--force needs a model size: -w KEY_SIZE or -s SIZE"))?;
+        let (profile, proxy) = (options.profile, options.proxy);
+        let task = Task { profile, proxy, ..Task::new(&workload.key, &size, &options.dtypes[0], options.scales[0]) };
+        let n_repeats = usize::try_from(options.repeats.max(1)).unwrap_or(1);
+        return Ok(Generated { tasks: vec![task; n_repeats], unmatched: Vec::new() });
+    }
     let mut reasons = Vec::new();
     let mut tasks = Vec::new();
     for (workload, size) in targets(options, workloads)? {
@@ -98,16 +159,8 @@ pub fn generate(options: &Options, workloads: &[Workload], gpu: &str) -> Result<
                     ));
                 }
                 for scale in chosen {
-                    let task = Task {
-                        workload: workload.key.clone(),
-                        size: model.size.clone(),
-                        dtype: dtype.clone(),
-                        scale,
-                        profile: options.profile,
-                        proxy: options.proxy,
-                        env: Vec::new(),
-                        params: Vec::new(),
-                    };
+                    let (profile, proxy) = (options.profile, options.proxy);
+                    let task = Task { profile, proxy, ..Task::new(&workload.key, &model.size, dtype, scale) };
                     tasks.extend(std::iter::repeat_n(task, usize::try_from(options.repeats.max(1)).unwrap_or(1)));
                 }
             }
@@ -120,7 +173,16 @@ pub fn generate(options: &Options, workloads: &[Workload], gpu: &str) -> Result<
         return Err(LlmbError(format!("No matching job configurations found.\n{}", reasons.join("\n"))));
     }
     tasks.sort_by_key(|task| std::cmp::Reverse(task.scale));
-    Ok(tasks)
+    let mut unmatched = Vec::new();
+    for scale in options.scales.iter().filter(|scale| tasks.iter().all(|task| task.scale != **scale)) {
+        let reasons: Vec<&str> = reasons.iter().filter(|r| r.contains("supports scales")).map(String::as_str).collect();
+        let why = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join("; ")) };
+        unmatched.push(format!("Scale {scale} matches no configuration{why}."));
+    }
+    for dtype in options.dtypes.iter().filter(|dtype| tasks.iter().all(|task| task.dtype != **dtype)) {
+        unmatched.push(format!("Data type '{dtype}' matches no configuration."));
+    }
+    Ok(Generated { tasks, unmatched })
 }
 
 /// The workloads that are asked for, each with a size if one is.
@@ -171,7 +233,7 @@ fn scales(options: &Options, support: &Support) -> Vec<u32> {
 
 /// What is wrong with a task, in the tools' order and words; none when it may run.
 #[must_use]
-pub fn validate(task: &Task, workloads: &[Workload], installed: &[String], gpu: &str) -> Option<LlmbError> {
+pub fn validate(task: &Task, workloads: &[Workload], installed: &[String], gpu: &str, force: bool) -> Option<LlmbError> {
     let name = format!("{}_{}", task.workload, task.size);
     let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
     let fail = |text: String| Some(LlmbError(text));
@@ -194,6 +256,9 @@ pub fn validate(task: &Task, workloads: &[Workload], installed: &[String], gpu: 
             task.size, task.workload
         ));
     };
+    if force {
+        return None;
+    }
     let Some((_, support)) = model.dtypes.iter().find(|(dtype, _)| *dtype == task.dtype) else {
         let known = list(&mut model.dtypes.iter().map(|(dtype, _)| dtype.clone()));
         return fail(format!("Data type '{}' not supported for {name}.\nSupported data types: {known}", task.dtype));
@@ -209,4 +274,17 @@ pub fn validate(task: &Task, workloads: &[Workload], installed: &[String], gpu: 
         }
         _ => fail(format!("Scale {} not supported for {name}.\nSupported scales: {known}", task.scale)),
     }
+}
+
+/// A warning on a task that may run although nobody has tried it.
+#[must_use]
+pub fn warning(task: &Task, workloads: &[Workload], gpu: &str) -> Option<String> {
+    let workload = workloads.iter().find(|w| w.key == task.workload)?;
+    let largest = *workload.support(gpu, &task.size, &task.dtype)?.scales.last()?;
+    (task.scale > largest).then(|| {
+        format!(
+            "Scale {} for {}_{} exceeds maximum tested scale of {largest}. This configuration has not been validated.",
+            task.scale, task.workload, task.size
+        )
+    })
 }

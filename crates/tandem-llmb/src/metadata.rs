@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::document::{LlmbError, scalar, yaml};
+use crate::install::{self, downloads};
 
 /// Number formats that the mapping form of `dtypes` may name.
 const DTYPES: [&str; 4] = ["fp8", "bf16", "nvfp4", "mxfp4"];
@@ -12,8 +13,20 @@ const DTYPES: [&str; 4] = ["fp8", "bf16", "nvfp4", "mxfp4"];
 pub struct Workload {
     /// `TYPE_NAME`, e.g. `inference_deepseek-r1-dynamo`.
     pub key: String,
+    /// Its name alone, e.g. `deepseek-r1-dynamo`.
+    pub name: String,
     /// `pretrain`, `inference` …
     pub workload_type: String,
+    /// `general.framework`.
+    pub framework: Option<String>,
+    /// `general.gsw_version`, which old files state themselves.
+    pub gsw_version: Option<String>,
+    /// Container images: for all GPU types, or by GPU type (`default` for the rest).
+    images: Vec<(Option<String>, Vec<String>)>,
+    /// `downloads`, as it stands.
+    downloads: Value,
+    /// `setup`, as it stands.
+    setup: Value,
     /// `run.launcher_type`; none when it lacks.
     pub launcher_type: Option<String>,
     /// The script that is submitted.
@@ -59,11 +72,43 @@ impl Workload {
         }
         Ok(Some(Workload {
             key: format!("{kind}_{name}"),
+            name,
             workload_type: kind,
+            framework: scalar(&general["framework"]),
+            gsw_version: scalar(&general["gsw_version"]),
+            images: images(&all["container"]["images"]),
+            downloads: all["downloads"].clone(),
+            setup: all["setup"].clone(),
             launcher_type: scalar(&run["launcher_type"]),
             launch_script: scalar(&run["launch_script"]).unwrap_or_else(|| "launch.sh".to_owned()),
             gpus,
         }))
+    }
+
+    /// Container images on a GPU type.
+    #[must_use]
+    pub fn images(&self, gpu: &str) -> &[String] {
+        let of = |wanted: &str| self.images.iter().find(|(name, _)| name.as_deref().is_none_or(|name| name == wanted));
+        of(gpu).or_else(|| of("default")).map_or(&[], |(_, images)| images.as_slice())
+    }
+
+    /// Commands that the tools' installer runs for it: those of `setup.tasks`, or the old `setup_script`.
+    #[must_use]
+    pub fn setup_tasks(&self) -> Vec<String> {
+        let tasks = self.setup["tasks"].as_array().into_iter().flatten().filter_map(|task| scalar(&task["cmd"]));
+        tasks.chain(scalar(&self.setup["setup_script"])).collect()
+    }
+
+    /// Whether it wants a Python environment of its own.
+    #[must_use]
+    pub fn needs_venv(&self) -> bool {
+        self.setup["venv_req"].as_bool().unwrap_or(false)
+    }
+
+    /// What `downloads` names for a GPU type; [`crate::install::models`] adds what only a script knows.
+    #[must_use]
+    pub fn downloads(&self, gpu: &str) -> Vec<install::Model> {
+        downloads(&self.key, &self.downloads, gpu)
     }
 
     /// The models on a GPU type.
@@ -77,6 +122,21 @@ impl Workload {
     pub fn support(&self, gpu: &str, size: &str, dtype: &str) -> Option<&Support> {
         let model = self.models(gpu)?.iter().find(|m| m.size == size)?;
         model.dtypes.iter().find(|(name, _)| name == dtype).map(|(_, support)| support)
+    }
+}
+
+/// `[image, {url, name}, …]`, or `{by_gpu: {h100: …, default: …}}`.
+fn images(value: &Value) -> Vec<(Option<String>, Vec<String>)> {
+    let url = |image: &Value| if image.is_object() { scalar(&image["url"]) } else { scalar(image) };
+    let list = |value: &Value| -> Vec<String> {
+        match value {
+            Value::Array(items) => items.iter().filter_map(url).collect(),
+            one => url(one).into_iter().collect(),
+        }
+    };
+    match value["by_gpu"].as_object() {
+        Some(by_gpu) => by_gpu.iter().map(|(gpu, value)| (Some(gpu.clone()), list(value))).collect(),
+        None => vec![(None, list(value))],
     }
 }
 

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::document::{LlmbError, scalar, yaml};
+use crate::flags::check_variable;
 use crate::generate::Task;
 use crate::metadata::split_size;
 
@@ -50,6 +51,7 @@ fn expand(key: &str, size: &str, section: &Value, task: &Value, tasks: &mut Vec<
         env.extend(source.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())));
     }
     let env: Vec<(String, String)> = env.iter().filter_map(|(name, value)| Some((name.clone(), scalar(value)?))).collect();
+    env.iter().try_for_each(|(name, value)| check_variable("YAML env", name, value))?;
     for params in sweep(&section["defaults"]["params"], &task["overrides"]["params"]) {
         for dtype in &dtypes {
             for &scale in &scales {
@@ -122,8 +124,7 @@ pub fn text_tasks(path: &str, text: &str) -> Result<Vec<Task>, LlmbError> {
             (Some((key, size)), Some((dtypes, scales, repeats, profile))) => {
                 for dtype in &dtypes {
                     for &scale in &scales {
-                        let (workload, size, dtype) = ((*key).to_owned(), size.clone(), dtype.clone());
-                        let task = Task { workload, size, dtype, scale, profile, proxy: false, env: Vec::new(), params: Vec::new() };
+                        let task = Task { profile, ..Task::new(key, size, dtype, scale) };
                         tasks.extend((0..repeats).map(|_| task.clone()));
                     }
                 }

@@ -1,9 +1,14 @@
 //! The modes of `llmb-run submit`: which tasks, in which order, on how many nodes, with which variables, and the error texts.
 #![allow(clippy::unwrap_used, reason = "helpers of tests panic like tests")]
 
+use std::collections::BTreeMap;
+use tandem_llmb::flags::{env_args, slurm_args};
 use tandem_llmb::metadata::split_size;
 use tandem_llmb::submission::{gpus_per_node, nodes};
-use tandem_llmb::{Cluster, Compat, Options, Task, Workload, generate, submission, text_tasks, validate, yaml_tasks};
+
+use tandem_llmb::{
+    Circumstances, Cluster, Compat, Options, SlurmFlags, Task, Workload, generate, submission, text_tasks, validate, yaml_tasks,
+};
 
 const R1: &str = "
 general: {workload: deepseek-r1-dynamo, workload_type: inference, framework: dynamo}
@@ -93,7 +98,7 @@ fn options_make_these_tasks_in_this_order() {
         ("--max-scale 16 --exact-scales", "8b fp8 16; 8b bf16 16; 8b fp8 8; 8b bf16 8"),
     ];
     for (text, expected) in cases {
-        assert_eq!(short(&generate(&options(text), &workloads(), "h100").unwrap()), expected, "{text}");
+        assert_eq!(short(&generate(&options(text), &workloads(), "h100").unwrap().tasks), expected, "{text}");
     }
 }
 
@@ -147,63 +152,128 @@ fn tasks_are_validated_in_the_tools_order_and_words() {
     ];
     let installed = [r1.to_owned()];
     for (task, gpu, expected) in cases {
-        let error = validate(&task, &workloads(), &installed, gpu).expect(expected).to_string();
+        let error = validate(&task, &workloads(), &installed, gpu, false).expect(expected).to_string();
         assert!(error.contains(expected), "{error}");
     }
-    assert_eq!(validate(&task(r1, "671b", "fp8", 48), &workloads(), &installed, "h100"), None);
-    let below = validate(&task("pretrain_llama", "70b", "fp8", 32), &workloads(), &[], "h100").unwrap().to_string();
+    assert_eq!(validate(&task(r1, "671b", "fp8", 48), &workloads(), &installed, "h100", false), None);
+    let below = validate(&task("pretrain_llama", "70b", "fp8", 32), &workloads(), &[], "h100", false).unwrap().to_string();
     assert!(below.starts_with("Scale 32 is below minimum supported scale for pretrain_llama_70b."), "{below}");
-    assert_eq!(validate(&task("pretrain_llama", "70b", "fp8", 1024), &workloads(), &[], "h100"), None);
+    assert_eq!(validate(&task("pretrain_llama", "70b", "fp8", 1024), &workloads(), &[], "h100", false), None);
     let proxy = Task { proxy: true, ..task(r1, "671b", "fp8", 48) };
-    assert!(validate(&proxy, &workloads(), &[], "h100").unwrap().to_string().starts_with("No proxy scales defined"));
+    assert!(validate(&proxy, &workloads(), &[], "h100", false).unwrap().to_string().starts_with("No proxy scales defined"));
+}
+
+/// What `submission` makes of a task of `all[index]`, with these variables in the shell.
+fn job(task: &Task, index: usize, gpu: &str, compat: Compat, shell: &[(&str, &str)]) -> Result<tandem_llmb::Submission, String> {
+    let cluster = Cluster { gpu_type: gpu.into(), ..Cluster::parse("cluster_config.yaml", CLUSTER).unwrap() };
+    let shell: BTreeMap<String, String> = shell.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+    let flags = SlurmFlags::default();
+    let around = Circumstances { gpus_per_node: None, compat, shell: &shell, flags: &flags, experiment: Some("/x") };
+    submission(task, &workloads()[index], &cluster, &around).map_err(|e| e.to_string())
 }
 
 #[test]
 fn a_job_has_these_nodes_arguments_and_variables() {
-    let cluster = Cluster::parse("cluster_config.yaml", CLUSTER).unwrap();
-    let all = workloads();
-    let mut task = generate(&options("-w inference_deepseek-r1-dynamo_671b -d fp8 --scale 48"), &all, "h100").unwrap().remove(0);
+    let mut task = Task::new("inference_deepseek-r1-dynamo", "671b", "fp8", 48);
     task.params.push(("concurrency".into(), "256".into()));
-    let job = submission(&task, &all[0], &cluster, None, Compat::Corrected).unwrap();
+    task.env.push(("A".into(), "b c".into()));
+    let plain = job(&task, 0, "h100", Compat::Corrected, &[]).unwrap();
     assert_eq!(
-        job.argv.join(" "),
+        plain.argv.join(" "),
         "sbatch --parsable --output=/llmb/workloads/inference_deepseek-r1-dynamo/slurm-%j.out \
          -J inference_deepseek-r1-dynamo_671b_fp8 -N 6 --ntasks-per-node=8 launch.sh"
     );
-    let env: Vec<String> = job.env.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let text = |env: &[(String, String)]| env.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join(" ");
     // The cluster's `environment` comes after the task's facts and wins; qos is removed by the block's null.
-    assert_eq!(
-        env.join(" "),
-        "LLMB_INSTALL=/llmb MODEL_SIZE=671b JOB_TOTAL_GPUS=48 GPU_TYPE=h100 SBATCH_ACCOUNT=acct SBATCH_PARTITION=batch \
-         SBATCH_GPUS_PER_NODE=8 SBATCH_TIME_LIMIT=60 HF_HOME=/hf DTYPE=wrong CONCURRENCY=256"
-    );
-    assert_eq!(job.knobs, ["GPU_TYPE=h100", "CONCURRENCY=256"]);
-    let old = submission(&task, &all[0], &cluster, None, Compat::Dgxc26_02).unwrap();
-    assert_eq!(old.knobs, ["GPU_TYPE=h100", "MULTI_ROUND=10", "CONCURRENCY=256"]);
-    let gb200 = Cluster { gpu_type: "gb200".into(), ..cluster };
-    let wide = Task { workload: "pretrain_llama".into(), size: "8b".into(), scale: 72, ..task };
-    let wide = submission(&wide, &all[1], &gb200, None, Compat::Corrected).unwrap();
-    assert_eq!((wide.n_nodes, wide.n_tasks_per_node), (18, 4));
-    assert!(wide.argv.contains(&"--segment=18".to_owned()) && wide.argv.ends_with(&["run.sh".to_owned()]), "{:?}", wide.argv);
+    let facts = "LLMB_INSTALL=/llmb MODEL_SIZE=671b JOB_TOTAL_GPUS=48 GPU_TYPE=h100 SBATCH_ACCOUNT=acct SBATCH_PARTITION=batch \
+                 SBATCH_GPUS_PER_NODE=8 SBATCH_TIME_LIMIT=60 HF_HOME=/hf DTYPE=wrong A=b c";
+    assert_eq!(text(&plain.env), format!("{facts} LLMB_CONTAINER_ENV=A CONCURRENCY=256"));
+    assert_eq!(text(&job(&task, 0, "h100", Compat::Dgxc26_02, &[]).unwrap().env), format!("{facts} CONCURRENCY=256"));
+    assert!(plain.notes.is_empty() && plain.withheld.is_empty());
     assert_eq!((nodes(12, 8), nodes(4, 8)), ((2, 8), (1, 4)));
     assert_eq!(gpus_per_node("h100", Some(4)).unwrap(), 4);
     assert!(gpus_per_node("x", None).unwrap_err().to_string().starts_with("Invalid GPU type specified: 'x'."));
-    let foreign = Workload { launcher_type: Some("make".into()), ..all[0].clone() };
+}
+
+#[test]
+fn the_shell_wins_over_the_clusters_file_and_it_is_said() {
+    let task = Task::new("inference_deepseek-r1-dynamo", "671b", "fp8", 48);
+    let shell = [("SBATCH_PARTITION", "cpu"), ("HF_HOME", "/mine"), ("HF_TOKEN", "t"), ("VIRTUAL_ENV", "/v"), ("ISL", "5"), ("DTYPE", "x")];
+    let ours = job(&task, 0, "h100", Compat::Corrected, &shell).unwrap();
+    let of = |job: &tandem_llmb::Submission, name: &str| job.env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone()).unwrap();
+    assert_eq!((of(&ours, "SBATCH_PARTITION").as_str(), of(&ours, "HF_HOME").as_str()), ("cpu", "/mine"));
+    assert_eq!(ours.notes[0], "SBATCH_PARTITION=cpu, not batch: the shell wins over cluster_config.yaml");
+    assert_eq!(ours.inherited, [("ISL".to_owned(), "5".to_owned())]);
+    assert_eq!(ours.withheld, ["HF_TOKEN", "VIRTUAL_ENV"]);
+    // The old order, on request.
+    let old = job(&task, 0, "h100", Compat::Dgxc26_02, &shell).unwrap();
+    assert_eq!((of(&old, "SBATCH_PARTITION").as_str(), of(&old, "HF_HOME").as_str()), ("batch", "/hf"));
+    assert!(old.notes[0].contains("cluster_config.yaml wins over the shell") && old.withheld.is_empty(), "{:?}", old.notes);
+    // The login's own PATH says nothing about the job; what a task states beats both.
+    let task = Task { env: vec![("HF_HOME".into(), "/task".into())], ..task };
+    assert_eq!(of(&job(&task, 0, "h100", Compat::Corrected, &shell).unwrap(), "HF_HOME"), "/task");
+}
+
+#[test]
+fn configured_jobs_have_a_folder_and_racks_a_segment() {
+    let task = Task::new("pretrain_llama", "8b", "fp8", 72);
+    let wide = job(&task, 1, "gb200", Compat::Corrected, &[]).unwrap();
+    assert_eq!((wide.n_nodes, wide.n_tasks_per_node), (18, 4));
     assert_eq!(
-        submission(
-            &Task {
-                params: Vec::new(),
-                ..generate(&options("-w inference_deepseek-r1-dynamo --scale 48"), &all, "h100").unwrap().remove(0)
-            },
-            &foreign,
-            &gb200,
-            None,
-            Compat::Corrected
-        )
-        .unwrap_err()
-        .to_string(),
-        "Unknown launcher type: make"
+        wide.argv.join(" "),
+        "sbatch --parsable --output=/x/slurm-%j.out -J pretrain_llama_8b_fp8 -N 18 --ntasks-per-node=4 --segment=18 run.sh"
     );
+    assert!(wide.env.contains(&("LLMB_EXPERIMENT_DIR".to_owned(), "/x".to_owned())));
+    let forty = Task { scale: 160, ..task.clone() };
+    assert!(job(&forty, 1, "gb200", Compat::Corrected, &[]).unwrap().argv.contains(&"--segment=10".to_owned()));
+    let own = job(&task, 1, "gb200", Compat::Corrected, &[("SBATCH_SEGMENT_SIZE", "9")]).unwrap();
+    assert!(own.argv.iter().all(|word| !word.starts_with("--segment")), "{:?}", own.argv);
+    assert!(job(&task, 1, "h100", Compat::Corrected, &[]).unwrap().argv.iter().all(|word| !word.starts_with("--segment")));
+}
+
+#[test]
+fn slurms_options_come_in_the_tools_order_and_bad_ones_are_refused() {
+    let passthrough = slurm_args(&["licenses=x".into(), "requeue".into()]).unwrap();
+    let flags = SlurmFlags {
+        nodelist: Some("n[1-2]".into()),
+        exclude: Some("n3".into()),
+        reservation: Some("r".into()),
+        segment: Some(2),
+        nice: Some(5),
+        passthrough,
+    };
+    assert_eq!(flags.arguments().join(" "), "--nodelist=n[1-2] --exclude=n3 --reservation=r --segment=2 --nice=5 --licenses=x --requeue");
+    for (given, expected) in [
+        ("nice=3", "`nice` has a dedicated flag. Use `--nice` instead of `--slurm-arg nice=3`."),
+        ("--x=1", "leave the leading"),
+        ("x=", "must not be empty"),
+        ("=1", "must not be empty"),
+    ] {
+        assert!(slurm_args(&[given.to_owned()]).unwrap_err().to_string().contains(expected), "{given}");
+    }
+    assert!(slurm_args(&["a=1".into(), "a".into()]).unwrap_err().to_string().contains("twice"));
+    assert_eq!(env_args(&["A=b 'c'".into()]).unwrap(), [("A".to_owned(), "b 'c'".to_owned())]);
+    for (given, expected) in [("A", "must be in `KEY=value` form."), ("1A=x", "must match [A-Za-z_]"), ("A=x\ny", "a line break")] {
+        assert!(env_args(&[given.to_owned()]).unwrap_err().to_string().contains(expected), "{given}");
+    }
+}
+
+#[test]
+fn launchers_that_cannot_be_started_are_named() {
+    let task = Task::new("inference_deepseek-r1-dynamo", "671b", "fp8", 48);
+    let cluster = Cluster::parse("c", CLUSTER).unwrap();
+    let (shell, flags) = (BTreeMap::new(), SlurmFlags::default());
+    let around = Circumstances { gpus_per_node: None, compat: Compat::Corrected, shell: &shell, flags: &flags, experiment: None };
+    for (launcher, expected) in [
+        (Some("make"), "Unknown launcher type: make"),
+        (Some("nemo"), "Launcher type nemo"),
+        (None, "Missing required 'run.launcher_type' field in metadata for workload inference_deepseek-r1-dynamo"),
+    ] {
+        let line = launcher.map(|name| format!("  launcher_type: {name}\n")).unwrap_or_default();
+        let workload = Workload::parse("m", &R1.replace("  launcher_type: sbatch\n", &line)).unwrap().unwrap();
+        let error = submission(&task, &workload, &cluster, &around).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
+use crate::cli_doctor::{DoctorArgs, InstallArgs};
 use crate::cli_jobs::{
     CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, TryPortsArgs, WatchArgs,
 };
+use crate::cli_llmb::{ArchiveArgs, ExemplarArgs, JobsArgs, ListArgs};
 use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
 use crate::selftest_args::{ClientArgs, LoadCommand};
@@ -59,8 +61,12 @@ pub(crate) enum Command {
     Report(ReportArgs),
     /// Compare two runs, and fail when a figure got worse than it may
     Compare(CompareArgs),
-    /// List the built-in recipes
-    List,
+    /// Say what this machine can do, what is missing for what, and how to get it
+    Doctor(DoctorArgs),
+    /// Prepare an llmb installation: cluster_config.yaml, container images, models
+    Install(InstallArgs),
+    /// List the built-in recipes, and the workloads of an llmb installation
+    List(ListArgs),
     /// Run a recipe as a Slurm job: write a complete job folder, submit it
     Submit(Box<SubmitArgs>),
     /// Say where jobs are: what they wrote themselves, then what Slurm says
@@ -71,6 +77,12 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// End a job; it writes what was measured so far
     Cancel(CancelArgs),
+    /// Look at all jobs of an llmb installation: table, details, logs, states
+    Jobs(JobsArgs),
+    /// Pack configurations, logs and results of an llmb installation into one file
+    Archive(ArchiveArgs),
+    /// Submit the runs of an llmb installation's exemplar.yaml
+    Exemplar(ExemplarArgs),
     /// Submit a job that has ended once more, into a folder of its own
     Retry(RetryArgs),
     /// List the jobs that were submitted from this installation

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::cli::RunArgs;
+use crate::cli_llmb::WorkloadArgs;
 
 /// Every call of a Slurm program is limited.
 #[derive(Debug, Clone, Args)]
@@ -63,12 +64,15 @@ The job folder is the run folder: plan, configurations, job script, logs, events
 Examples:
   tandem submit deepseek-r1 --gpu-type h100 --partition batch --time 2:00:00 --dry-run
   tandem submit nano --wait
+  tandem submit -w inference_deepseek-r1-dynamo -s 671b --dtype fp8 --scale 48    a workload of $LLMB_INSTALL
   tandem status; tandem watch DIR; tandem logs DIR decode-0; tandem cancel DIR")]
 pub(crate) struct SubmitArgs {
     #[command(flatten)]
     pub(crate) run: RunArgs,
     #[command(flatten)]
     pub(crate) calls: SlurmCalls,
+    #[command(flatten)]
+    pub(crate) workload: WorkloadArgs,
     /// Partition (default: the knob SBATCH_PARTITION, else the cluster's)
     #[arg(short, long)]
     pub(crate) partition: Option<String>,
@@ -105,8 +109,8 @@ pub(crate) struct SubmitArgs {
     /// How GPUs are asked for; clusters differ (default: per-node)
     #[arg(long, value_enum)]
     pub(crate) gpu_request: Option<GpuRequestArg>,
-    /// Any other option of sbatch, e.g. `--option licenses=x`; may be given several times
-    #[arg(long, value_name = "NAME=VALUE")]
+    /// Any other option of sbatch, e.g. `--option licenses=x` or `--option requeue`; may be given several times
+    #[arg(long, value_name = "NAME[=VALUE]")]
     pub(crate) option: Vec<String>,
     /// Seconds before the time limit at which the load stops and partial results are written; 0 = never
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]

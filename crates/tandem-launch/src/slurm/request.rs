@@ -41,7 +41,7 @@ pub struct JobRequest {
     /// Nodes that must share an NVLink domain, where the cluster has `--segment`.
     pub segment: Option<u32>,
     /// `--partition`, `--account`, `--qos`, `--reservation`, `--nodelist`, `--exclude`, `--constraint`, `--mem`, `--nice` …:
-    /// name without dashes, and value.
+    /// name without dashes, and value; a bare flag has none.
     pub options: Vec<(String, String)>,
 }
 
@@ -71,7 +71,9 @@ impl JobRequest {
             lines.push("--exclusive".to_owned());
         }
         lines.extend(self.segment.map(|n| format!("--segment={n}")));
-        lines.extend(self.options.iter().map(|(name, value)| format!("--{name}={value}")));
+        lines.extend(
+            self.options.iter().map(|(name, value)| if value.is_empty() { format!("--{name}") } else { format!("--{name}={value}") }),
+        );
         lines
     }
 

@@ -118,6 +118,8 @@ type Ask = fn(&Slurm, u64) -> Result<Option<(String, String)>, SlurmError>;
 fn state_of(folder: &Path, word: &str, reason: &str) -> JobState {
     match word {
         "PENDING" | "CONFIGURING" | "REQUEUED" => JobState::Pending(reason.to_owned()),
+        // A script that is not ours writes no result; Slurm's word is its result.
+        "COMPLETED" if !job::job_path(folder).exists() => JobState::Ended { exit_code: 0, message: String::new() },
         // It has ended, and wrote no result: what Slurm says is all there is.
         word if !is_alive(word) => JobState::Lost(word.to_owned()),
         _ => JobState::Running(job::last_event(folder).map_or_else(|| "starting".to_owned(), |event| event_text(&event))),

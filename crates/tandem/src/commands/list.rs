@@ -1,12 +1,17 @@
-//! `tandem list`: the recipes that ship.
+//! `tandem list`: the recipes that ship, then the workloads of an llmb installation if there is one.
 
 use std::io::Write;
 
 use tandem_recipe::builtin::{BUILTINS, DEFAULT_RECIPE};
 
+use super::llmb;
+use crate::cli_llmb::ListArgs;
 use crate::exit::Failure;
 
-pub(crate) fn list() -> Result<(), Failure> {
+pub(crate) fn list(args: &ListArgs) -> Result<(), Failure> {
+    if !args.workloads.is_empty() {
+        return llmb::list::workloads(&args.workloads);
+    }
     let mut out = std::io::stdout().lock();
     for recipe in BUILTINS {
         let gpus: Vec<&str> = recipe.gpu_types.iter().map(|g| g.name()).collect();
@@ -14,5 +19,6 @@ pub(crate) fn list() -> Result<(), Failure> {
         // A reader that has gone has seen enough.
         let _ = writeln!(out, "{}{default}\n  {}\n  GPU types: {}", recipe.name, recipe.about, gpus.join(", "));
     }
-    Ok(())
+    drop(out);
+    if llmb::has_installation() { llmb::list::workloads(&[]) } else { Ok(()) }
 }

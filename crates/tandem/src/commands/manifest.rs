@@ -11,11 +11,11 @@ use clap::Parser;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tandem_launch::slurm::{Allocation, Slurm};
+use tandem_llmb::submission::is_secret;
 use tandem_plan::Plan;
 
 use super::measure::{host_name, wall_ns};
 use super::run_folder::RunFolder;
-use super::submit::is_secret;
 use crate::cli::{Cli, Command, RunArgs};
 use crate::exit::{Exit, Failure, OrExit};
 

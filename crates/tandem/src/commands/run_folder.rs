@@ -38,10 +38,19 @@ impl RunFolder {
     /// `experiments/isl<ISL>_osl<OSL>_<YYYYmmdd_HHMMSS>` below `$LLMB_WORKLOAD`, or here; a number is added while it exists.
     pub(crate) fn default_path(isl: u32, osl: u32) -> PathBuf {
         let base = std::env::var_os("LLMB_WORKLOAD").filter(|v| !v.is_empty()).map_or_else(PathBuf::new, PathBuf::from);
+        RunFolder::default_below(&base, isl, osl)
+    }
+
+    /// [`RunFolder::default_path`] below a given folder.
+    pub(crate) fn default_below(base: &Path, isl: u32, osl: u32) -> PathBuf {
         let time = jiff::Zoned::now().strftime("%Y%m%d_%H%M%S");
-        let first = base.join("experiments").join(format!("isl{isl}_osl{osl}_{time}"));
-        let numbered = (2..).map(|n| PathBuf::from(format!("{}_{n}", first.display())));
-        std::iter::once(first.clone()).chain(numbered).find(|path| !path.exists()).unwrap_or(first)
+        RunFolder::free(&base.join("experiments").join(format!("isl{isl}_osl{osl}_{time}")))
+    }
+
+    /// `path`, or `path_2`, `path_3` … while it exists.
+    pub(crate) fn free(path: &Path) -> PathBuf {
+        let numbered = (2..).map(|n| PathBuf::from(format!("{}_{n}", path.display())));
+        std::iter::once(path.to_owned()).chain(numbered).find(|path| !path.exists()).unwrap_or_else(|| path.to_owned())
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -11,10 +11,12 @@ use serde_json::{Value, json};
 use tandem_launch::job;
 use tandem_launch::slurm::request::quote;
 use tandem_launch::slurm::{Container, GpuRequest, JobRequest, Slurm, SlurmError, StepSettings, observe, text};
+use tandem_llmb::submission::is_secret;
 use tandem_plan::{GpuType, Plan};
 use tandem_recipe::{Cluster, TextFile, render_configs, slurm_facts};
 
-use super::history::{self, Entry};
+use super::history::{self, Entry, WorkloadJob};
+use super::llmb;
 use super::measure::wall_ns;
 use super::progress::say;
 use super::recipe::{load, plans_of, recipe_failure};
@@ -29,6 +31,13 @@ use crate::exit::{Exit, Failure, OrExit};
 const KEPT: [&str; 7] = ["PATH", "HOME", "USER", "LANG", "TANDEM_LOG", "TANDEM_API_KEY", "LD_LIBRARY_PATH"];
 
 pub(crate) fn submit(args: &SubmitArgs) -> Result<(), Failure> {
+    if args.workload.is_asked() {
+        return llmb::submit::submit(&llmb::submit::Request::of_tandem(args)?);
+    }
+    if let Some(flag) = args.workload.stray() {
+        return Err(Failure::message(Exit::Usage, format!("{flag} is about workloads of an llmb installation"))
+            .with_hint("name one with -w KEY, or a task file with -f FILE"));
+    }
     let recipe = load(&args.run.recipe)?;
     let plans = plans_of(&recipe)?;
     let Some(first) = plans.first() else { return Ok(()) };
@@ -62,6 +71,8 @@ pub(crate) struct Job<'a> {
     /// For the servers.
     env: Vec<(String, String)>,
     program: PathBuf,
+    /// What llmb's tools would call it.
+    workload: Option<WorkloadJob>,
     /// What it runs one after another, in folders beside its own; empty when it runs `plan` in its own.
     cases: Vec<Case>,
 }
@@ -80,7 +91,13 @@ impl<'a> Job<'a> {
             env,
             program,
             cases: Vec::new(),
+            workload: None,
         })
+    }
+
+    /// Says which workload of an llmb installation this is, for the history.
+    pub(crate) fn set_workload(&mut self, workload: WorkloadJob) {
+        self.workload = Some(workload);
     }
 
     /// A job whose folder is that of its run.
@@ -105,7 +122,7 @@ impl<'a> Job<'a> {
     }
 
     /// Prints what would happen.
-    fn show(&self, out: &Path, slurm: &Slurm) -> Result<(), Failure> {
+    pub(crate) fn show(&self, out: &Path, slurm: &Slurm) -> Result<(), Failure> {
         let script = self.request.script(out, &self.program);
         let mut text = format!("# job folder: {}\n# {}\n{script}", out.display(), job::script_path(out).display());
         text.push_str("\n# submission\n");
@@ -195,8 +212,18 @@ impl<'a> Job<'a> {
         folder.write("job/job.json", format!("{description:#}\n").as_bytes())?;
         folder.write("job/job.sbatch", script.as_bytes())?;
         let job_id = self.send(root, &slurm)?;
-        let entry =
-            Entry { folder: root.to_owned(), job_id, recipe: self.plan.recipe.clone(), plan_hash: self.hash(), submitted_ns: wall_ns() };
+        let entry = Entry {
+            folder: root.to_owned(),
+            job_id,
+            recipe: self.plan.recipe.clone(),
+            plan_hash: self.hash(),
+            submitted_ns: wall_ns(),
+            workload: self.workload.clone().map(|workload| WorkloadJob {
+                log_dir: root.join("logs"),
+                config: job_id.map(|id| root.join(format!("llmb-config_{id}.yaml"))),
+                ..workload
+            }),
+        };
         history::append(&entry);
         let id = job_id.map_or_else(|| "submitted without an answer".to_owned(), |id| format!("job {id}"));
         say(&format!("{id}: {} nodes, {} devices; folder {}", self.plan.n_nodes, self.plan.n_devices(), root.display()));
@@ -279,12 +306,6 @@ fn server_env(flags: &[String]) -> Result<Vec<(String, String)>, Failure> {
     flags.iter().map(one).collect()
 }
 
-/// Whether the value of a variable must not be shown or written.
-pub(crate) fn is_secret(name: &str) -> bool {
-    let name = name.to_uppercase();
-    ["KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"].iter().any(|part| name.contains(part))
-}
-
 fn shown<'v>(name: &str, value: &'v str) -> &'v str {
     if is_secret(name) { "(not shown)" } else { value }
 }
@@ -329,8 +350,7 @@ impl Options {
         let mut options: Vec<(String, String)> =
             named.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect();
         for option in &args.option {
-            let (name, value) =
-                option.split_once('=').ok_or_else(|| Failure::message(Exit::Usage, format!("--option {option}: NAME=VALUE")))?;
+            let (name, value) = option.split_once('=').unwrap_or((option, ""));
             options.push((name.trim_start_matches('-').to_owned(), value.to_owned()));
         }
         let has_gpus = plan.hardware.gpu_type != GpuType::Cpu;
