@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::document::{scalar, yaml};
-use crate::submission::gpus_per_node;
+use crate::submission::{gpus_per_node, shown};
 use crate::{Cluster, LlmbError, Task, Workload, pyyaml};
 
 /// What the file says besides task, workload and cluster.
@@ -27,8 +27,9 @@ pub struct Launch<'a> {
 /// A GPU type without a size of nodes.
 pub fn llmb_config(task: &Task, workload: &Workload, cluster: &Cluster, launch: &Launch<'_>) -> Result<String, LlmbError> {
     let slurm = |name: &str, from: &[(String, String)]| from.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
+    // The file lies in a shared folder, and archives hold it.
     let map = |pairs: &[(String, String)]| -> Map<String, Value> {
-        pairs.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect()
+        pairs.iter().map(|(name, value)| (name.clone(), Value::from(shown(name, value)))).collect()
     };
     let images = workload.images(&cluster.gpu_type);
     let version = images.first().and_then(|image| image_tag(image)).unwrap_or("unknown");

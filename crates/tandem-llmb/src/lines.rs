@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::submission::shown;
 use crate::{LlmbError, Task, Workload};
 
 /// The line of a job: name padded to 30, then its properties; Python's words for truth.
@@ -18,7 +19,7 @@ pub fn job_line(task: &Task) -> String {
     );
     for (what, pairs) in [("env", &task.env), ("params", &task.params)] {
         if !pairs.is_empty() {
-            let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("'{name}': '{value}'")).collect();
+            let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("'{name}': '{}'", shown(name, value))).collect();
             let _ = write!(line, " {what}={{{}}}", pairs.join(", "));
         }
     }

@@ -75,8 +75,8 @@ fn scalar(value: &Value) -> String {
 
 /// Whether a reader takes the bare text for exactly this string.
 fn is_plain(text: &str) -> bool {
-    const WORDS: [&str; 9] = ["", "~", "null", "true", "false", "yes", "no", "on", "off"];
-    const FIRST: &str = "-?:,[]{}#&*!|>'\"%@`=<";
+    const WORDS: [&str; 11] = ["", "~", "null", "true", "false", "yes", "no", "on", "off", "=", "<<"];
+    const FIRST: &str = "-?:,[]{}#&*!|>'\"%@`";
     let lower = text.to_ascii_lowercase();
     let first = text.chars().next().unwrap_or(' ');
     let next_is_space = text.chars().nth(1).is_none_or(|c| c == ' ');
@@ -110,8 +110,14 @@ fn is_number_or_date(text: &str) -> bool {
     let radix =
         |prefix: &str, of: fn(&char) -> bool| number.strip_prefix(prefix).is_some_and(|d| !d.is_empty() && d.chars().all(|c| of(&c)));
     let word = matches!(number.to_ascii_lowercase().as_str(), ".inf" | ".nan");
-    let date =
-        text.len() >= 8 && text.splitn(3, '-').count() == 3 && text.split('-').next().is_some_and(|year| year.len() == 4 && digits(year));
+    let date = match text.splitn(3, '-').collect::<Vec<_>>().as_slice() {
+        [year, month, rest] if year.len() == 4 && digits(year) && digits(month) => {
+            let (day, time) = rest.split_once(['T', 't', ' ']).map_or((*rest, None), |(day, time)| (day, Some(time)));
+            // A date alone has two digits for month and day.
+            digits(day) && (time.is_some_and(|time| time.contains(':')) || time.is_none() && text.len() == 10)
+        }
+        _ => false,
+    };
     digits(number) && starts_with_digit
         || float
         || word
@@ -142,5 +148,88 @@ mod tests {
         let value = json!({"k: y": ["a\nb", "", " x", "null", "0x1f", "+1.5e+3", "#", "100%", "@x", "~", "ja"]});
         let back: Value = serde_saphyr::from_str(&document(&value)).unwrap();
         assert_eq!(back, value);
+    }
+
+    /// What PyYAML 6.0.3 wrote for each of these strings.
+    #[test]
+    fn strings_are_quoted_where_python_quotes_them() {
+        let rows = [
+            ("y", "y"),
+            ("n", "n"),
+            ("Y", "Y"),
+            ("off", "'off'"),
+            ("On", "'On'"),
+            ("1", "'1'"),
+            ("1.5", "'1.5'"),
+            ("1e3", "1e3"),
+            ("1.0e+3", "'1.0e+3'"),
+            ("1:30", "'1:30'"),
+            ("0x1F", "'0x1F'"),
+            ("0b1", "'0b1'"),
+            ("0o7", "0o7"),
+            ("017", "'017'"),
+            ("1_0", "'1_0'"),
+            ("+1", "'+1'"),
+            ("-1", "'-1'"),
+            ("-", "'-'"),
+            ("--", "--"),
+            ("a: b", "'a: b'"),
+            ("a:b", "a:b"),
+            ("a #b", "'a #b'"),
+            ("a#b", "a#b"),
+            ("#a", "'#a'"),
+            ("@a", "'@a'"),
+            ("%a", "'%a'"),
+            ("!a", "'!a'"),
+            ("&a", "'&a'"),
+            ("*a", "'*a'"),
+            ("|", "'|'"),
+            ("> x", "'> x'"),
+            ("=", "'='"),
+            ("<<", "'<<'"),
+            ("~", "'~'"),
+            ("null", "'null'"),
+            ("Null", "'Null'"),
+            ("", "''"),
+            ("  x", "'  x'"),
+            ("x ", "'x '"),
+            ("x:", "'x:'"),
+            ("2026-11-24", "'2026-11-24'"),
+            ("2026-1-2", "2026-1-2"),
+            ("2026-11-24T03:30:15.955573", "'2026-11-24T03:30:15.955573'"),
+            ("10.0.0.1", "10.0.0.1"),
+            ("0.6.1", "0.6.1"),
+            ("26.02", "'26.02'"),
+            ("nvcr.io#a/b:1", "nvcr.io#a/b:1"),
+            (".5", "'.5'"),
+            (".inf", "'.inf'"),
+            ("-.inf", "'-.inf'"),
+            (".nan", "'.nan'"),
+            ("'a'", "'''a'''"),
+            ("\"a\"", "'\"a\"'"),
+            ("it's", "it's"),
+            ("a,b", "a,b"),
+            ("[a", "'[a'"),
+            ("{a", "'{a'"),
+            ("a]", "a]"),
+            ("? a", "'? a'"),
+            ("?a", "?a"),
+            (": a", "': a'"),
+            (":a", ":a"),
+            ("`a", "'`a'"),
+            ("1:00:00", "'1:00:00'"),
+            ("12e03", "12e03"),
+            ("0.1e5", "0.1e5"),
+            ("9 9", "9 9"),
+            ("TRUE", "'TRUE'"),
+            ("e5", "e5"),
+            ("a\tb", "\"a\\tb\""),
+            ("é", "é"),
+            ("-x", "-x"),
+            ("- x", "'- x'"),
+        ];
+        for (text, written) in rows {
+            assert_eq!(scalar(&Value::from(text)), written, "{text:?}");
+        }
     }
 }

@@ -68,6 +68,12 @@ pub fn is_secret(name: &str) -> bool {
     ["KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"].iter().any(|part| name.contains(part))
 }
 
+/// A value for people and files.
+#[must_use]
+pub fn shown<'v>(name: &str, value: &'v str) -> &'v str {
+    if is_secret(name) { "(not shown)" } else { value }
+}
+
 /// GPUs on a node: `stated` (the variable `GPUS_PER_NODE`), or what the type has.
 ///
 /// # Errors
@@ -180,12 +186,11 @@ impl Environment<'_> {
     fn of_cluster(&mut self, name: &str, value: &str) {
         let said = self.around.shell.get(name).filter(|said| *said != value && !LOGIN.contains(&name));
         let (Some(said), compat) = (said, self.around.compat) else { return self.set(name, value) };
-        let show = |value: &str| if is_secret(name) { "(not shown)".to_owned() } else { value.to_owned() };
         let (holds, other, whose) = match compat {
             Compat::Corrected => (said.clone(), value, "the shell wins over cluster_config.yaml"),
             Compat::Dgxc26_02 => (value.to_owned(), said.as_str(), "cluster_config.yaml wins over the shell"),
         };
-        self.notes.push(format!("{name}={}, not {}: {whose}", show(&holds), show(other)));
+        self.notes.push(format!("{name}={}, not {}: {whose}", shown(name, &holds), shown(name, other)));
         self.set(name, &holds);
     }
 }

@@ -12,7 +12,7 @@ use crate::cli_jobs::{
 use crate::cli_llmb::{ArchiveArgs, ExemplarArgs, JobsArgs, ListArgs};
 use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
-use crate::selftest_args::LoadCommand;
+use crate::selftest_args::{ClientArgs, LoadCommand};
 use crate::telemetry_args::TelemetryArgs;
 
 /// Deploys, drives and measures disaggregated LLM inference.
@@ -212,10 +212,12 @@ Examples (each also with --url and --model):
   tandem load … --isl 4096 --prefix-len 3072 --prefix-pool 8  prompts that share beginnings
   tandem load … --prompts sharegpt.json --turns 2-6 --think-time lognormal:3000,2000
   tandem load … --search concurrency --goodput ttft:2000,itl:30 --goodput-fraction 0.95
+  tandem load --url https://host … --ca-file ca.pem           or unix:/path/of/socket, or --proxy http://proxy:3128
+  tandem load … --concurrency 4096 --clients 2                one load from two processes; or from agents on other hosts
 
 Ctrl-C once stops sending, finishes what is in flight, writes what there is, marked partial; twice ends at once.")]
 pub(crate) struct LoadArgs {
-    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000 (needed)
+    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000, https://host, or unix:/path/of/socket (needed)
     // Required by `load` itself: the tools below `tandem load` do without.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) url: String,
@@ -246,8 +248,7 @@ pub(crate) struct LoadArgs {
     /// Seed of the prompts
     #[arg(long, default_value_t = 100)]
     pub(crate) seed: u64,
-    /// Fields of each request's body to set, as a JSON object; null leaves one out, as Dynamo 1.3 and later want it of
-    /// `{"nvext":null}`
+    /// Fields of each request's body to set, as a JSON object; null leaves one out, e.g. `{"min_tokens":null}` for a server that refuses it
     #[arg(long, value_name = "JSON")]
     pub(crate) extra_inputs: Option<String>,
     /// A request fails after this many seconds
@@ -260,6 +261,8 @@ pub(crate) struct LoadArgs {
     pub(crate) modes: ModeArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) clients: ClientArgs,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArgs,
     /// GPUs behind the endpoint, for the throughput per GPU
@@ -416,17 +419,17 @@ pub(crate) struct ExploreArgs {
     #[arg(long = "where", value_name = "CONDITION")]
     pub(crate) conditions: Vec<String>,
     /// GPUs that a deployment may take
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_gpus: Option<u32>,
     /// Service levels: tpot, ttft (median), ttft_p99 in ms, at most; tokens_per_user, tokens_per_gpu, at least
     #[arg(long, value_name = "METRIC:LIMIT", value_delimiter = ',')]
     pub(crate) slo: Vec<String>,
     /// Simulate the points that the screen puts within this many percent of its frontier
-    #[arg(long, value_name = "PERCENT", default_value_t = 15.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, allow_negative_numbers = true)]
     pub(crate) band: f64,
     /// Points to simulate, at most
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    pub(crate) simulate: usize,
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) simulate: u32,
     /// Points to propose for measuring
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) propose: usize,

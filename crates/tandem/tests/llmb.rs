@@ -199,6 +199,14 @@ fn the_old_habits_are_there_on_request() {
     check(&output, 0, &[], &["SBATCH_PARTITION=batch, not cpu: cluster_config.yaml wins over the shell"]);
     let (_, _, env) = site.call(100);
     assert!(env.contains("SBATCH_PARTITION=batch\n") && env.contains("HF_TOKEN=secret\n"), "{env}");
+    // A secret that is passed on by name is in no file and no output.
+    let mut command = site.llmb_run();
+    command.args(["submit", "-w", "pretrain_llama_70b", "-d", "fp8", "--scale", "8", "--env", "HF_TOKEN=very-secret"]);
+    let output = command.output().unwrap();
+    check(&output, 0, &["env={'HF_TOKEN': '(not shown)'}"], &[]);
+    assert!(site.call(101).2.contains("HF_TOKEN=very-secret\n"));
+    let folder = stdout(&output).split("workdir=").nth(1).unwrap().trim().to_owned();
+    assert!(fs::read_to_string(format!("{folder}/llmb-config_101.yaml")).unwrap().contains("    HF_TOKEN: (not shown)\n"));
     // Tandem's recipe counts requests as the old script does.
     let dry = format!("submit -w {R1} -s 671b --scale 48 --dry-run --again");
     check(&site.tandem(&format!("{dry} --compat dgxc-26.02")), 0, &["--set=MULTI_ROUND=10", "--nodes=6"], &[]);

@@ -177,7 +177,7 @@ fn answers(args: &InstallArgs, slurm: &Slurm) -> Result<Answers, Failure> {
         detect::fill(&mut answers, slurm);
     }
     if asks {
-        ask(&mut answers)?;
+        ask(&mut answers, std::io::stdin().lock().lines())?;
     }
     if answers.workloads.is_empty() {
         answers.workloads = vec![OWN.to_owned()];
@@ -194,8 +194,7 @@ fn answers(args: &InstallArgs, slurm: &Slurm) -> Result<Answers, Failure> {
 }
 
 /// One question for each value, with what was found as the default.
-fn ask(answers: &mut Answers) -> Result<(), Failure> {
-    let mut lines = std::io::stdin().lock().lines();
+fn ask(answers: &mut Answers, mut lines: impl Iterator<Item = std::io::Result<String>>) -> Result<(), Failure> {
     let mut question = |label: &str, value: &mut Option<String>| -> Result<(), Failure> {
         let _ = write!(std::io::stderr(), "{label} [{}]: ", value.as_deref().unwrap_or(""));
         let line = match lines.next() {
@@ -229,4 +228,23 @@ fn record(path: &Path, answers: &Answers) -> Result<(), Failure> {
     use std::os::unix::fs::PermissionsExt;
     write_whole(path, answers.play_file().as_bytes())?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(|| format!("{}", path.display())).or_exit(Exit::Artifact)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_answer_takes_what_was_found_and_any_other_replaces_it() {
+        let found = Answers { gpu_type: Some("h100".into()), account: Some("a".into()), gpu_gres: Some(8), ..Answers::default() };
+        let mut answers = found.clone();
+        let typed = ["/llmb", "", "x86_64", "b", "batch", "", "4", "", "", "pretrain_x, pretrain_y"];
+        ask(&mut answers, typed.iter().map(|line| Ok((*line).to_owned()))).unwrap();
+        assert_eq!((answers.install_path.as_deref(), answers.gpu_type.as_deref()), (Some("/llmb"), Some("h100")));
+        assert_eq!((answers.account.as_deref(), answers.gpu_gres), (Some("b"), Some(4)));
+        assert_eq!(answers.workloads, ["pretrain_x", "pretrain_y"]);
+        assert!(answers.missing().is_empty());
+        // Whoever closes the terminal has not agreed.
+        assert_eq!(ask(&mut found.clone(), std::iter::empty()).unwrap_err().exit, Exit::Interrupted);
+    }
 }

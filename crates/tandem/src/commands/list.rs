@@ -20,5 +20,11 @@ pub(crate) fn list(args: &ListArgs) -> Result<(), Failure> {
         let _ = writeln!(out, "{}{default}\n  {}\n  GPU types: {}", recipe.name, recipe.about, gpus.join(", "));
     }
     drop(out);
-    if llmb::has_installation() { llmb::list::workloads(&[]) } else { Ok(()) }
+    if llmb::has_installation()
+        && let Err(failure) = llmb::list::workloads(&[])
+    {
+        // It was asked for recipes as well, and got them.
+        super::progress::say(&format!("warning: the llmb installation is left out: {:#}", failure.error));
+    }
+    Ok(())
 }

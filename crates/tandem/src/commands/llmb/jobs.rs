@@ -10,7 +10,6 @@ use tandem_launch::logs::tail;
 use tandem_launch::slurm::{JobState, Slurm, SlurmError, observe, text};
 use tandem_llmb::lines::billions;
 
-use super::installation::find_config;
 use super::script::description;
 use super::submit::print;
 use crate::cli_llmb::{JobsArgs, JobsCommand};
@@ -82,7 +81,7 @@ fn unreadable(error: String) -> Failure {
 /// Jobs of the history, then those that only llmb-run knows.
 fn all(store: &Store) -> Result<Vec<(Entry, Seen)>, Failure> {
     let mut all = store.newest(MAX_SHOWN).map_err(unreadable)?;
-    let install = find_config().and_then(|_| super::installation::cluster().ok()).map(|(_, cluster)| PathBuf::from(cluster.llmb_install));
+    let install = super::installation::cluster().ok().map(|(_, cluster)| PathBuf::from(cluster.llmb_install));
     let install = install.or_else(|| std::env::var_os("LLMB_INSTALL").filter(|v| !v.is_empty()).map(PathBuf::from));
     let theirs = match install.map(|dir| foreign::read(&dir)) {
         Some(Ok(jobs)) => jobs,

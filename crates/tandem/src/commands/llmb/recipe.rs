@@ -22,7 +22,7 @@ use crate::commands::install::cluster_name;
 use crate::commands::progress::say;
 use crate::commands::recipe::{load, plans_of};
 use crate::commands::run_folder::RunFolder;
-use crate::commands::submit::Job;
+use crate::commands::submit::for_each_job;
 use crate::exit::{Exit, Failure, OrExit};
 
 /// What `tandem submit` takes from the `slurm` mapping of a site file, besides the knobs.
@@ -64,24 +64,23 @@ pub(super) fn launch(launcher: &Launcher<'_>, task: &Task, name: &str, is_repeat
         args.container = Some(ContainerArg::Pyxis);
     }
     args.again |= is_repeat;
-    let n_plans = plans.len();
+    plans.iter().try_for_each(|plan| check_scale(task, plan))?;
+    let Some(first) = plans.first() else { return Ok(Vec::new()) };
+    let base = match &args.run.out {
+        Some(out) if is_repeat => RunFolder::free(out),
+        Some(out) => out.clone(),
+        None => RunFolder::default_below(&site.workload_dir(&task.workload), first.load.isl, first.load.osl),
+    };
+    let name = job_line(task);
+    let name = name.trim_start_matches("  - ");
+    if request.dry_run {
+        let equal: Vec<String> = words.iter().skip(1).map(|word| quote(word)).collect();
+        print(&format!("\n# {name}\n# the same as\n# tandem {}\n", equal.join(" ")))?;
+    }
     let mut folders = Vec::new();
-    for (index, plan) in plans.into_iter().enumerate() {
-        check_scale(task, &plan)?;
-        let base = site.workload_dir(&task.workload);
-        let out = match &args.run.out {
-            // One name cannot hold several jobs.
-            Some(out) if n_plans > 1 => out.join(format!("case-{}", index + 1)),
-            Some(out) if is_repeat => RunFolder::free(out),
-            Some(out) => out.clone(),
-            None => RunFolder::default_below(&base, plan.load.isl, plan.load.osl),
-        };
-        let mut job = Job::new(&args, plan)?;
+    for_each_job(&args, plans, &base, |mut job, out| {
         if request.dry_run {
-            let equal: Vec<String> = words.iter().enumerate().map(|(i, word)| if i == 0 { "tandem".into() } else { quote(word) }).collect();
-            print(&format!("\n# {}\n# the same as\n# {}\n", job_line(task).trim_start_matches("  - "), equal.join(" ")))?;
-            job.show(&std::path::absolute(&out).or_exit(Exit::Artifact)?, slurm)?;
-            continue;
+            return job.show(&std::path::absolute(out).or_exit(Exit::Artifact)?, slurm);
         }
         job.set_workload(WorkloadJob {
             key: task.workload.clone(),
@@ -92,13 +91,14 @@ pub(super) fn launch(launcher: &Launcher<'_>, task: &Task, name: &str, is_repeat
             launcher: "tandem".to_owned(),
             ..WorkloadJob::default()
         });
-        let folder = job.submit(&out, words.clone(), None)?;
+        let folder = job.submit(out, words.clone(), None)?;
         if let Some(id) = job::receipt(&folder).and_then(|receipt| receipt["job_id"].as_u64()) {
             write_config(launcher, task, id, &folder)?;
-            print(&format!("SUBMITTED: {} jobid={id} workdir={}\n", job_line(task).trim_start_matches("  - "), folder.display()))?;
+            print(&format!("SUBMITTED: {name} jobid={id} workdir={}\n", folder.display()))?;
         }
         folders.push(folder);
-    }
+        Ok(())
+    })?;
     Ok(folders)
 }
 

@@ -10,7 +10,7 @@ use tandem_launch::job;
 use tandem_launch::slurm::request::quote;
 use tandem_launch::slurm::{SlurmError, text};
 use tandem_llmb::lines::job_line;
-use tandem_llmb::submission::{experiment_name, is_secret};
+use tandem_llmb::submission::{experiment_name, shown};
 use tandem_llmb::{Circumstances, Submission, Task, submission};
 
 use super::installation::invalid;
@@ -94,10 +94,7 @@ pub(super) fn launch(launcher: &Launcher<'_>, task: &Task, index: usize) -> Resu
 /// Everything that would happen, for people.
 fn show(task: &Task, job: &Submission, directory: &Path, whole: bool) -> String {
     let words: Vec<String> = job.argv.iter().map(|word| quote(word)).collect();
-    let line = |(name, value): &(String, String)| {
-        let value = if is_secret(name) { "(not shown)" } else { value };
-        format!("  {name}={}\n", quote(value))
-    };
+    let line = |(name, value): &(String, String)| format!("  {name}={}\n", quote(shown(name, value)));
     let mut text = format!(
         "\n# {}\n# {} nodes x {} tasks; directory {}\n{}\n# environment of the job, over that of the shell\n",
         job_line(task).trim_start_matches("  - "),
