@@ -235,7 +235,7 @@ fn draw_setup(rng: &mut impl Rng) -> (Setup, Drive) {
         prefill_token_us: pick(rng, &[5.0, 40.0]),
         decode_seq_us: pick(rng, &[20.0, 300.0]),
         attended_us: pick(rng, &[0.0, 0.002]),
-        contention: 0.0,
+        ..LinearCosts::default()
     };
     let chunked_prefill = rng.random_bool(0.7);
     let mut worker = |phase: Phase, index: u32| {
