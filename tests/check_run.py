@@ -481,6 +481,14 @@ def worst(verdicts):
     return max(verdicts, key=["valid", "suspect", "invalid"].index, default="valid")
 
 
+# Lines that are there when GPUs were sampled.
+ENERGY_LABELS = [
+    ("Average GPU power (W)", "gpu_power"),
+    ("Energy per output token (J)", "energy_per_output_token"),
+    ("Output tokens per second per watt (tps/W)", "output_tokens_per_joule"),
+]
+
+
 def check_perf_summary(report, path, points, found):
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -500,6 +508,9 @@ def check_perf_summary(report, path, points, found):
             value = values.get(name)
             value = value["avg"] if isinstance(value, dict) else value
             expected.append((f"{label:<46}: ", value))
+        for label, name in ENERGY_LABELS:
+            if name in point["summary"]:
+                expected.append(f"{label:<46}: {point['summary'][name]['avg']:.4f}")
     expected.append("")
     report.same(f"{path}: lines", len(lines), len(expected))
     for number, (line, wanted) in enumerate(zip(lines, expected), 1):

@@ -32,11 +32,18 @@ def enter(*requirements: str, without_dependencies: tuple = ()) -> None:
     """Returns inside an environment that holds `requirements` ("name==version"); elsewhere it does not return.
 
     Those of `without_dependencies` get only what is named beside them."""
+    python = environment(*requirements, without_dependencies=without_dependencies)
+    if Path(sys.prefix).resolve() != python.parents[1].resolve():
+        os.execv(python, [str(python), *sys.argv])
+
+
+def environment(*requirements: str, without_dependencies: tuple = ()) -> Path:
+    """The Python of an environment as `enter` wants it, made on first use."""
     name = requirements[0].split("==")[0]
     folder = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "client-venv" / name
     python = folder / "bin" / "python"
     if Path(sys.prefix).resolve() == folder.resolve():
-        return
+        return python
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         # Two tests may want the same environment at once: the second waits for the first to finish it.
@@ -46,7 +53,7 @@ def enter(*requirements: str, without_dependencies: tuple = ()) -> None:
         if not (python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted):
             install(folder, python, requirements, without_dependencies)
             stamp.write_text(wanted, encoding="utf-8")
-    os.execv(python, [str(python), *sys.argv])
+    return python
 
 
 def install(folder: Path, python: Path, requirements: tuple, without_dependencies: tuple) -> None:

@@ -1,7 +1,8 @@
 //! Advice when nothing is left: the nearest change that leaves something.
 
 use crate::screening::Screening;
-use crate::space::Space;
+use crate::search::Simulated;
+use crate::space::{Slo, Space};
 
 /// What to change so that at least one point passes; none when something did.
 #[must_use]
@@ -26,6 +27,22 @@ pub fn nearest(space: &mut Space, screening: &Screening) -> Option<String> {
         return Some(format!("the smallest deployment of the space takes {gpus} GPUs: --max-gpus {gpus} would admit {at}"));
     }
     screening.refusals.iter().next().map(|(reason, _)| format!("no point of the space satisfies the {reason}"))
+}
+
+/// The same for the simulated points when none of them meets the SLOs: what would have to be relaxed for the one that comes nearest.
+#[must_use]
+pub fn nearest_simulated(simulated: &[Simulated], slos: &[Slo]) -> Option<String> {
+    if simulated.is_empty() || simulated.iter().any(|p| p.meets) {
+        return None;
+    }
+    let worst = |p: &Simulated| slos.iter().map(|slo| slo.miss(&p.figures())).fold(0.0, f64::max);
+    let point = simulated.iter().min_by(|a, b| worst(a).total_cmp(&worst(b)))?;
+    let figures = point.figures();
+    let missed = slos.iter().filter(|slo| slo.miss(&figures) > 1.0);
+    let relaxed: Vec<String> = missed.map(|slo| format!("--slo {}:{:.4}", slo.metric.name(), slo.value(&figures))).collect();
+    let knobs: Vec<String> = point.knobs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let at = if knobs.is_empty() { "the recipe".to_owned() } else { knobs.join(" ") };
+    Some(format!("{} would be met by {at} ({} GPUs, {:.0} tokens/s/GPU)", relaxed.join(" "), point.screened.gpus, figures.per_gpu))
 }
 
 fn describe(space: &mut Space, index: usize) -> String {

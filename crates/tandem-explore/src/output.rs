@@ -124,6 +124,9 @@ pub fn terminal(e: &Exploration) -> String {
 }
 
 fn table(points: &[&Simulated], gains: &[String]) -> String {
+    // What is the same at all of them is said once.
+    let is_common =
+        |k: &str, v: &str| points.len() > 1 && points.iter().all(|p| p.knobs.iter().any(|(name, value)| name == k && value == v));
     let mut head = vec!["tokens/s/GPU", "tokens/s/user", "TTFT s", "GPUs", "limited by", "knobs"];
     if !gains.is_empty() {
         head.insert(0, "gain");
@@ -131,7 +134,7 @@ fn table(points: &[&Simulated], gains: &[String]) -> String {
     let mut rows: Vec<Vec<String>> = vec![head.into_iter().map(str::to_owned).collect()];
     for (i, p) in points.iter().enumerate() {
         let range = |i: tandem_sim::predict::Interval| format!("{:.0} ({:.0}-{:.0})", i.value, i.low, i.high);
-        let knobs: Vec<String> = p.knobs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let knobs: Vec<String> = p.knobs.iter().filter(|(k, v)| !is_common(k, v)).map(|(k, v)| format!("{k}={v}")).collect();
         let mut row = vec![
             range(p.prediction.tokens_per_gpu),
             range(p.per_user()),
@@ -147,5 +150,11 @@ fn table(points: &[&Simulated], gains: &[String]) -> String {
     }
     let widths: Vec<usize> = (0..rows[0].len()).map(|c| rows.iter().map(|r| r[c].len()).max().unwrap_or(0)).collect();
     let line = |row: &Vec<String>| row.iter().zip(&widths).map(|(cell, w)| format!("{cell:<w$}")).collect::<Vec<_>>().join("  ");
-    rows.iter().map(|row| format!("  {}\n", line(row).trim_end())).collect()
+    let mut out: String = rows.iter().map(|row| format!("  {}\n", line(row).trim_end())).collect();
+    let common = points.first().into_iter().flat_map(|p| &p.knobs).filter(|(k, v)| is_common(k, v));
+    let common: Vec<String> = common.map(|(k, v)| format!("{k}={v}")).collect();
+    if !common.is_empty() {
+        let _ = writeln!(out, "  all of them: {}", common.join(" "));
+    }
+    out
 }

@@ -180,7 +180,7 @@ fn prompts_per_second(worker: &WorkerSetup, isl: u32) -> f64 {
     let (isl, tokens) = (u64::from(isl.max(1)), u64::from(worker.sched.max_num_tokens.max(1)));
     // Whole prompts that share a step, or steps that share a prompt.
     let (prompts, steps) = ((tokens / isl).clamp(1, u64::from(worker.sched.max_batch_size.max(1))), isl.div_ceil(tokens));
-    let first = costs.seconds(prompts * isl, 0, prompts * isl * isl / 2, 0);
-    let further = f64::from(u32::try_from(steps - 1).unwrap_or(u32::MAX)) * costs.seconds(0, 0, 0, 0);
+    let first = costs.seconds(prompts * isl, 0, prompts * isl * isl / 2);
+    let further = f64::from(u32::try_from(steps - 1).unwrap_or(u32::MAX)) * costs.seconds(0, 0, 0);
     f64::from(u32::try_from(prompts).unwrap_or(u32::MAX)) / (first + further)
 }

@@ -67,6 +67,16 @@ impl Simulated {
         Corner { x: per_user(&self.prediction.tpot).value, y: self.prediction.tokens_per_gpu.value }
     }
 
+    pub(crate) fn figures(&self) -> Figures {
+        let corner = self.corner();
+        Figures {
+            per_gpu: corner.y,
+            per_user: corner.x,
+            ttft_s: self.prediction.ttft_median.value,
+            ttft_p99_s: Some(self.prediction.ttft_p99.value),
+        }
+    }
+
     /// Tokens/s/user with its interval.
     #[must_use]
     pub fn per_user(&self) -> Interval {
@@ -205,13 +215,7 @@ pub struct Exploration {
 #[must_use]
 pub fn explored(mut simulated: Vec<Simulated>, limits: &Limits) -> Vec<Simulated> {
     for point in &mut simulated {
-        let corner = point.corner();
-        let figures = Figures {
-            per_gpu: corner.y,
-            per_user: corner.x,
-            ttft_s: point.prediction.ttft_median.value,
-            ttft_p99_s: Some(point.prediction.ttft_p99.value),
-        };
+        let figures = point.figures();
         point.meets = limits.slos.iter().all(|slo| slo.miss(&figures) <= 1.0);
         point.on_frontier = false;
     }
@@ -260,6 +264,15 @@ impl Exploration {
                 "{} wait more than {SLOW_TTFT_S} s for their first token (up to {worst:.0} s): nothing was asked of it; --slo ttft:5000 would",
                 of(slow.len())
             ));
+        }
+        for name in ["ISL", "OSL"] {
+            let mut lengths: Vec<&str> =
+                self.simulated.iter().flat_map(|p| &p.knobs).filter(|(knob, _)| knob == name).map(|(_, value)| value.as_str()).collect();
+            lengths.sort_unstable();
+            lengths.dedup();
+            if lengths.len() > 1 {
+                remarks.push(format!("{name} varies: points with less to do look better, so a frontier of one {name} says more"));
+            }
         }
         let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
         frontier.iter().flat_map(|p| &p.prediction.extrapolates).for_each(|reason| *reasons.entry(reason.as_str()).or_insert(0) += 1);

@@ -65,6 +65,7 @@ pub struct Deployment {
     commands: Vec<Value>,
     /// Nodes of each process.
     placed: Vec<(String, Vec<u32>)>,
+    met_time_limit: bool,
 }
 
 impl Deployment {
@@ -104,6 +105,7 @@ impl Deployment {
             binding,
             commands: Vec::new(),
             placed: Vec::new(),
+            met_time_limit: false,
         };
         let deadline = Instant::now() + deployment.options.ready_timeout;
         for step in deployment.adapter.front(plan, &deployment.binding)? {
@@ -245,33 +247,36 @@ impl Deployment {
             }
         })
         .await;
-        self.exits.iter().position(is_it)?;
-        // Servers of other nodes were ended because of it, and may have been seen first: those of the failed node are to blame.
-        let failed = |exits: &[Exited]| {
-            let node_of = |exited: &Exited| exited.culprit.as_ref().filter(|culprit| culprit.tasks.is_none()).map(|c| c.node.clone());
-            exits.iter().find_map(node_of)
-        };
-        let binding = self.binding.clone();
-        let lives_there = |exits: &[Exited], steps: &[(String, Vec<u32>)]| {
-            let node = failed(exits)?;
-            exits.iter().position(|exited| {
-                let step = steps.iter().find(|(name, _)| *name == exited.name);
-                step.is_some_and(|(_, nodes)| nodes.iter().any(|&n| binding.node_name(n) == node))
-            })
-        };
+        let known = self.exits.iter().position(is_it)?;
+        // Servers of other nodes were ended because of it, and may have been seen first: one of the failed node is to blame.
         let _ = timeout(NODE_BLAME_WINDOW, async {
-            while lives_there(&self.exits, &self.placed).is_none() && self.processes.next_to_stop().is_some() {
+            while self.on_failed_node().is_none() && self.processes.next_to_stop().is_some() {
                 self.next_exit().await;
             }
         })
         .await;
-        let at = lives_there(&self.exits, &self.placed).or_else(|| self.exits.iter().position(is_it))?;
-        let node = failed(&self.exits);
+        let (at, node) = self.on_failed_node().map_or((known, None), |(at, node)| (at, Some(node)));
         let mut exited = self.exits.remove(at);
-        if let Some(node) = node {
-            exited.culprit = Some(Culprit { node, tasks: None, how: "Node failure".to_owned() });
-        }
+        exited.culprit = node.map(|node| Culprit { node, tasks: None, how: "Node failure".to_owned() }).or(exited.culprit);
         Some(exited)
+    }
+
+    /// Whether Slurm ended a process because the job's time was over.
+    #[must_use]
+    pub fn met_time_limit(&self) -> bool {
+        self.met_time_limit
+    }
+
+    /// Which of the ended processes had a place on the node that failed, and that node, as far as Slurm has named it.
+    fn on_failed_node(&self) -> Option<(usize, String)> {
+        let culprits = self.exits.iter().filter_map(|exited| exited.culprit.as_ref());
+        let node = culprits.into_iter().find(|culprit| culprit.tasks.is_none())?.node.clone();
+        let lived_there = |exited: &Exited| {
+            let place = self.placed.iter().find(|(name, _)| *name == exited.name);
+            place.is_some_and(|(_, nodes)| nodes.iter().any(|&n| self.binding.node_name(n) == node))
+        };
+        let at = self.exits.iter().position(lived_there)?;
+        Some((at, node))
     }
 
     async fn next_exit(&mut self) {
@@ -282,6 +287,7 @@ impl Deployment {
             "name": exited.name, "code": exited.code, "signal": exited.signal, "culprit": culprit, "cause": cause, "tail": exited.tail,
         });
         self.events.emit("process_died", fields);
+        self.met_time_limit |= exited.cancelled == Some(Cancelled::TimeLimit);
         self.exits.push(exited);
     }
 

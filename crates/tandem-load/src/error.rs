@@ -1,7 +1,6 @@
 //! What can stop a load run before it has records. A request's failure is never one of these: it is its record's outcome.
 
 use std::io;
-use std::net::SocketAddr;
 
 use thiserror::Error;
 
@@ -37,10 +36,18 @@ pub enum LoadError {
     #[error("failed to connect to {address}")]
     Unreachable {
         /// The last address tried.
-        address: SocketAddr,
+        address: String,
         /// Its error.
         #[source]
         source: io::Error,
+    },
+    /// A client of a load from several cannot take part.
+    #[error("client {name}: {reason}")]
+    Client {
+        /// Its address.
+        name: String,
+        /// Why.
+        reason: String,
     },
     /// Prompts of the wanted length cannot be made with this tokenizer.
     #[error("failed to make prompts of {isl} tokens: {reason}")]

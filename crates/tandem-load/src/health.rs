@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize};
 use tandem_metrics::{LoadPhase, Reason, RequestRecord, Verdict};
 use tandem_plan::Nanos;
 
 /// How the client itself fared in a run.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClientHealth {
     /// What the receive thread counted.
     pub receive: ReceiveHealth,
     /// CPU time of each thread of the run, by name.
+    #[serde(deserialize_with = "thread_times")]
     pub cpu: Vec<(&'static str, Duration)>,
     /// From the first request to the end of the last response.
     pub wall: Duration,
@@ -31,6 +33,17 @@ pub struct ClientHealth {
 }
 
 impl ClientHealth {
+    /// Adds how another client of the same load fared: sums, and the worse of what is no count. What records say of the load is not
+    /// merged, it follows from all records.
+    pub fn merge(&mut self, other: &Self) {
+        self.receive = std::mem::take(&mut self.receive).merged(&other.receive);
+        self.cpu.extend_from_slice(&other.cpu);
+        self.wall = self.wall.max(other.wall);
+        self.n_chunks += other.n_chunks;
+        self.n_clumped_chunks += other.n_clumped_chunks;
+        self.steal_share = self.steal_share.into_iter().chain(other.steal_share).reduce(f64::max);
+    }
+
     /// CPU time of all threads.
     #[must_use]
     pub fn cpu_total(&self) -> Duration {
@@ -135,13 +148,26 @@ pub(crate) const DECODE_THREAD: &str = "load-decode";
 /// Name of the prompt thread.
 pub(crate) const PROMPT_THREAD: &str = "load-prompts";
 
+/// Names of threads are those of this crate.
+fn thread_times<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(&'static str, Duration)>, D::Error> {
+    let times = Vec::<(String, Duration)>::deserialize(from)?;
+    let name = |name: &str| [RECEIVE_THREAD, DECODE_THREAD].into_iter().find(|n| *n == name).unwrap_or(PROMPT_THREAD);
+    Ok(times.iter().map(|(thread, time)| (name(thread), *time)).collect())
+}
+
 /// What the receive thread counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiveHealth {
     /// Reads that returned bytes.
     pub n_reads: u64,
     /// Reads without a kernel stamp, which got the clock's.
     pub n_unstamped_reads: u64,
+    /// Requests that left whole.
+    pub n_sends: u64,
+    /// Of these, requests without a kernel stamp, which got the time after their last write.
+    pub n_unstamped_sends: u64,
+    /// Time from a request's start (before its first write) to its last byte's leaving this host.
+    pub send_time: LagHistogram,
     /// Bytes read.
     pub n_bytes: u64,
     /// Time from the kernel's stamp to the end of the read: how far the receive thread is behind.
@@ -176,6 +202,9 @@ impl ReceiveHealth {
     pub fn merged(mut self, other: &Self) -> Self {
         self.n_reads += other.n_reads;
         self.n_unstamped_reads += other.n_unstamped_reads;
+        self.n_sends += other.n_sends;
+        self.n_unstamped_sends += other.n_unstamped_sends;
+        self.send_time.merge(&other.send_time);
         self.n_bytes += other.n_bytes;
         self.read_lag.merge(&other.read_lag);
         self.wall_drift_max = self.wall_drift_max.max(other.wall_drift_max);
@@ -195,16 +224,26 @@ impl ReceiveHealth {
     /// Where the stamps came from: `kernel`, `clock`, or `mixed`.
     #[must_use]
     pub fn stamp_source(&self) -> &'static str {
-        match self.n_unstamped_reads {
-            0 if self.n_reads > 0 => "kernel",
-            n if n < self.n_reads => "mixed",
-            _ => "clock",
-        }
+        source(self.n_reads, self.n_unstamped_reads)
+    }
+
+    /// Where the send stamps came from: `kernel`, `clock` (the time after a request's last write), or `mixed`.
+    #[must_use]
+    pub fn send_stamp_source(&self) -> &'static str {
+        source(self.n_sends, self.n_unstamped_sends)
+    }
+}
+
+fn source(n: u64, n_unstamped: u64) -> &'static str {
+    match n_unstamped {
+        0 if n > 0 => "kernel",
+        unstamped if unstamped < n => "mixed",
+        _ => "clock",
     }
 }
 
 /// A histogram of waits: eight buckets to each power of two, so a bucket is 12 % wide at most.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LagHistogram {
     counts: Vec<u64>,
     n: u64,

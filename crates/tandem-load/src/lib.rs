@@ -6,12 +6,15 @@
 //! behind it. A request's failure is its record's outcome; nothing is dropped.
 //!
 //! Reading order: `spec`, `run`, `pacing`, `transport`, `decode`, `prompts`, `health`, `paced` (a server
-//! that logs when it really sent, to measure this crate against), `selftest` (what a host can measure).
+//! that logs when it really sent, to measure this crate against), `selftest` (what a host can measure), `clients` (one load
+//! from several processes or hosts).
 //! Not here: statistics, files, reports (`tandem-metrics`), and anything about how a server was deployed.
 
+pub mod clients;
 pub mod clock;
 pub mod decode;
 pub mod error;
+pub mod gate;
 pub mod health;
 pub mod paced;
 pub mod progress;
@@ -31,8 +34,9 @@ pub use progress::{NoProgress, Progress, Snapshot};
 pub use prompts::lengths::Lengths;
 pub use prompts::requests::payloads;
 pub use prompts::texts::{ByteTexts, Texts};
-pub use run::{LoadReport, run};
-pub use spec::{Keep, LoadSpec, Prefix, Prompts, Timeouts, Turns};
+pub use run::{LoadReport, run, run_from};
+pub use spec::{Keep, LoadSpec, Prefix, Prompts, Share, Timeouts, Turns};
 pub use stop::{Stop, StopSignal};
-pub use target::Target;
+pub use target::{Proxy, Target};
 pub use transport::request::ApiKey;
+pub use transport::tls::TlsOptions;

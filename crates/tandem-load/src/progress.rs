@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use tandem_metrics::metrics::tpot;
 use tandem_metrics::{LoadPhase, RequestRecord};
 use tandem_plan::Nanos;
@@ -10,7 +11,7 @@ use tandem_plan::Nanos;
 use crate::health::LagHistogram;
 
 /// The state of a run at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Time since the first request, zero before.
     pub elapsed: Nanos,

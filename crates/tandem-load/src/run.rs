@@ -15,11 +15,11 @@ use crate::clock::Clock;
 use crate::decode::assemble::{Common, Finished, count_output};
 use crate::decode::thread::{Received, decode};
 use crate::error::LoadError;
+use crate::gate::{AtOnce, Gate};
 use crate::health::{
     ClientHealth, DECODE_THREAD, MachineCpu, PROMPT_THREAD, RECEIVE_THREAD, ReceiveHealth, in_flight, raise_thread_priority, thread_cpu,
     thread_cpu_wait,
 };
-use crate::pacing::Load;
 use crate::progress::{Live, Progress};
 use crate::prompts::body::BodyTemplate;
 use crate::prompts::requests::{Made, Requests};
@@ -31,6 +31,7 @@ use crate::transport::desk::Desk;
 use crate::transport::outbox::outbox;
 use crate::transport::receive::{ReceiveConfig, Receiver, receive};
 use crate::transport::request::RequestHead;
+use crate::transport::route::Route;
 use crate::transport::supply::supply;
 use crate::transport::turns::{TurnQueue, turns};
 
@@ -79,14 +80,28 @@ impl LoadReport {
 /// # Errors
 /// When the specification is impossible, the server cannot be reached at all, or the system refuses what a run needs.
 pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, stop: &Arc<StopSignal>) -> Result<LoadReport, LoadError> {
+    run_from(spec, texts, progress, stop, Arc::new(AtOnce))
+}
+
+/// As [`run`]; when everything is ready the load begins as `gate` says.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_from(
+    spec: &LoadSpec,
+    texts: Arc<dyn Texts>,
+    progress: &mut dyn Progress,
+    stop: &Arc<StopSignal>,
+    gate: Arc<dyn Gate>,
+) -> Result<LoadReport, LoadError> {
     spec.check()?;
     let n_repeated = Arc::new(AtomicU32::new(0));
     let scripts = Arc::new(Scripts::default());
     let requests = Requests::new(spec, texts.clone(), n_repeated.clone(), scripts.clone())?;
-    let address = spec.target.reachable_address(spec.timeouts.connect.into())?;
     allow_open_files(spec)?;
+    let route = Route::find(&spec.target, &spec.tls, spec.timeouts.connect.into())?;
     let config = ReceiveConfig {
-        address,
+        route: Arc::new(route),
         max_in_flight: spec.n_slots(),
         n_open_first: spec.n_open_first(),
         n_ready: spec.n_open_first(),
@@ -98,15 +113,13 @@ pub fn run(spec: &LoadSpec, texts: Arc<dyn Texts>, progress: &mut dyn Progress, 
     let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer, keep_events: spec.keep.exchanges };
     let clock = Clock::start();
     let machine_before = MachineCpu::now();
-    let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, stop)?;
+    let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, (stop, gate))?;
     let mut made: HashMap<_, _> = made.into_iter().map(|made| (made.key, made)).collect();
     let (finished, n_isl_mismatches, n_osl_mismatches) = finish_records(received, &mut made, &*texts, spec.keep.text_tokens);
     let (records, exchanges): (Vec<_>, Vec<_>) = finished.into_iter().unzip();
     let exchanges = spec.keep.exchanges.then(|| exchanges.into_iter().flatten().collect());
-    health.schedule_lag = schedule_lag(&records, spec);
-    (health.in_flight_mean, health.in_flight_peak) = in_flight(&records);
     health.steal_share = machine_before.and_then(|before| MachineCpu::now()?.steal_since(before));
-    health.in_flight_nominal = spec.load.max_in_flight.and_then(|n| u32::try_from(n).ok());
+    describe_load(&mut health, &records, spec, spec.own_cap());
     let n_repeated_prompts = n_repeated.load(Ordering::Relaxed);
     Ok(LoadReport { n_isl_mismatches, n_osl_mismatches, records, clock, health, n_repeated_prompts, exchanges })
 }
@@ -118,16 +131,14 @@ fn run_threads(
     (requests, scripts): (Requests, Arc<Scripts>),
     common: Common,
     progress: &mut dyn Progress,
-    stop: &Arc<StopSignal>,
+    (stop, gate): (&Arc<StopSignal>, Arc<dyn Gate>),
 ) -> Result<(Received, Vec<Made>, ClientHealth), LoadError> {
     let duration = spec.load.duration;
     let live = Arc::new(Live::default());
     let (supply, maker) = supply();
     let (ended, at_end) = channel::<()>();
     let (n_total, n_threads) = (spec.n_total(), spec.n_receive_threads());
-    // A load without a cap is capped by the connections that may be opened.
-    let load = Load { max_in_flight: Some(spec.n_slots()), ..spec.load.clone() };
-    let desk = Arc::new(Desk::new(load, spec.seed, supply, n_threads));
+    let desk = Arc::new(Desk::new(spec, supply, n_threads));
     let n_log = usize::try_from(n_total).unwrap_or(usize::MAX) / n_threads;
     // All of them exist before the first begins: a thread that is missing would be waited for.
     let mut loops = Vec::new();
@@ -146,12 +157,12 @@ fn run_threads(
     })?;
     let mut threads = Vec::new();
     for (receiver, inbox, conversations) in loops {
-        let (ended, live) = (ended.clone(), live.clone());
+        let (ended, live, gate) = (ended.clone(), live.clone(), gate.clone());
         let decoder = spawn(DECODE_THREAD, move || decode(&inbox, common, n_log, &live, conversations.as_ref()))?;
         let receiver = spawn(RECEIVE_THREAD, move || {
             let _ended = ended;
             let priority_raised = raise_thread_priority();
-            let health = receive(receiver)?;
+            let health = receive(receiver, &*gate)?;
             Ok(ReceiveHealth { priority_raised, cpu_wait: thread_cpu_wait(), ..health })
         })?;
         threads.push((receiver, decoder));
@@ -249,15 +260,27 @@ fn finish_records(
         }
     }
     let mut records: Vec<_> = finished.into_iter().map(|(finished, exchange)| (finished.record, exchange)).collect();
+    order(&mut records, has_turns);
+    (records, n_isl, n_osl)
+}
+
+/// What the records say about how the load was held, against `cap`.
+pub(crate) fn describe_load(health: &mut ClientHealth, records: &[RequestRecord], spec: &LoadSpec, cap: Option<usize>) {
+    health.schedule_lag = schedule_lag(records, spec);
+    (health.in_flight_mean, health.in_flight_peak) = in_flight(records);
+    health.in_flight_nominal = cap.and_then(|n| u32::try_from(n).ok());
+}
+
+/// Puts records in the order of sending, warm-up first. Those of conversations are numbered anew in that order.
+pub(crate) fn order(records: &mut [(RequestRecord, Option<Exchange>)], has_turns: bool) {
     records.sort_by_key(|(r, _)| (r.phase == LoadPhase::Profiling, if has_turns { r.start_ns } else { r.index }, r.index));
     if has_turns {
         // Tickets leave gaps where conversations are short.
         let n_warmup = records.iter().filter(|(r, _)| r.phase == LoadPhase::Warmup).count() as u64;
-        for (i, (record, _)) in (0..).zip(&mut records) {
+        for (i, (record, _)) in (0..).zip(records) {
             record.index = if i < n_warmup { i } else { i - n_warmup };
         }
     }
-    (records, n_isl, n_osl)
 }
 
 /// Mean and worst delay between when a request was due and when its sending began.
@@ -275,7 +298,7 @@ fn allow_open_files(spec: &LoadSpec) -> Result<(), LoadError> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
     let system = |action| move |e: nix::errno::Errno| LoadError::System { action, source: io::Error::from(e) };
-    let wanted = spec.load.max_in_flight.unwrap_or(usize::MAX).min(spec.max_connections as usize) as u64 + OTHER_FILES;
+    let wanted = spec.n_slots() as u64 + OTHER_FILES;
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(system("read the limit of open files"))?;
     if soft >= wanted {
         return Ok(());

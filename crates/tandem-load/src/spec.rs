@@ -13,6 +13,7 @@ use crate::prompts::trace::TraceRequest;
 use crate::target::Target;
 use crate::transport::http::Limits;
 use crate::transport::request::ApiKey;
+use crate::transport::tls::TlsOptions;
 
 /// Deadlines of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +77,38 @@ pub struct Turns {
     pub think_ms: Lengths,
 }
 
+/// One client's part of a load that several carry: the requests (conversations) whose number leaves the remainder `index` when divided
+/// by `n`, and an equal part of the cap. All clients together send exactly what one alone would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Share {
+    /// Which client, from 0.
+    pub index: u32,
+    /// Clients.
+    pub n: u32,
+}
+
+impl Share {
+    /// Everything.
+    pub const WHOLE: Share = Share { index: 0, n: 1 };
+
+    /// Whether request `number` of a phase is this client's.
+    #[must_use]
+    pub const fn has(self, number: u32) -> bool {
+        number % self.n == self.index
+    }
+
+    /// How many of the first `total` are this client's.
+    #[must_use]
+    pub const fn of(self, total: u32) -> u32 {
+        total / self.n + if self.index < total % self.n { 1 } else { 0 }
+    }
+
+    fn of_cap(self, cap: usize) -> usize {
+        let (index, n) = (self.index as usize, self.n as usize);
+        cap / n + usize::from(index < cap % n)
+    }
+}
+
 /// A load run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoadSpec {
@@ -83,8 +116,10 @@ pub struct LoadSpec {
     pub target: Target,
     /// Model name as the server knows it.
     pub model: String,
-    /// When requests are sent, and how many.
+    /// When requests are sent, and how many: by all clients together.
     pub load: Load,
+    /// Which of them this client sends.
+    pub share: Share,
     /// Where prompts come from.
     pub prompts: Prompts,
     /// Prompt length, tokens; of each user message in conversations. Prompts of the user's own and traces have theirs.
@@ -113,7 +148,9 @@ pub struct LoadSpec {
     pub limits: Limits,
     /// Connections at most, for loads without a cap.
     pub max_connections: u32,
-    /// Whether to use the kernel's receive stamps where it has them.
+    /// Whom `https://` trusts.
+    pub tls: TlsOptions,
+    /// Whether to use the kernel's stamps where it has them.
     pub kernel_stamps: bool,
     /// Threads that receive, each with its share of the connections; `None` = as many as the load and the machine's cores suggest.
     pub receive_threads: Option<u32>,
@@ -140,6 +177,7 @@ impl LoadSpec {
             target: Target::parse(url)?,
             model: model.to_owned(),
             load: Load::new(Arrivals::ClosedLoop, Some(concurrency as usize), concurrency.saturating_mul(2), n_requests),
+            share: Share::WHOLE,
             prompts: Prompts::Synthetic { prefix: None },
             isl: Lengths::Fixed(isl),
             osl: Lengths::Fixed(osl),
@@ -154,6 +192,7 @@ impl LoadSpec {
             timeouts: Timeouts::DEFAULT,
             limits: Limits::DEFAULT,
             max_connections: 4096,
+            tls: TlsOptions::default(),
             kernel_stamps: true,
             receive_threads: None,
             keep: Keep::default(),
@@ -163,14 +202,33 @@ impl LoadSpec {
     /// Requests of the run, warm-up included; with conversations of varying length, about so many. What `duration` cuts off is counted.
     #[must_use]
     pub fn n_total(&self) -> u64 {
-        let n = u64::from(self.load.n_warmup) + u64::from(self.load.n_requests);
+        let n = u64::from(self.share.of(self.load.n_warmup)) + u64::from(self.share.of(self.load.n_requests));
         self.turns.as_ref().map_or(n, |turns| n * (u64::from(turns.min) + u64::from(turns.max)) / 2)
+    }
+
+    /// This client's part of the cap, if there is one.
+    #[must_use]
+    pub(crate) fn own_cap(&self) -> Option<usize> {
+        self.load.max_in_flight.map(|cap| self.share.of_cap(cap))
+    }
+
+    /// What this client's pacer paces. A closed loop's counts are split; a schedule is the whole load's, from which each client takes
+    /// its requests.
+    #[must_use]
+    pub(crate) fn own_load(&self) -> Load {
+        // A load without a cap is capped by the connections that may be opened.
+        let load = Load { max_in_flight: Some(self.n_slots()), ..self.load.clone() };
+        if load.arrivals == Arrivals::ClosedLoop {
+            Load { n_warmup: self.share.of(load.n_warmup), n_requests: self.share.of(load.n_requests), ..load }
+        } else {
+            load
+        }
     }
 
     /// Requests in flight at most: the load's cap, or what may be connected.
     #[must_use]
     pub(crate) fn n_slots(&self) -> usize {
-        self.load.max_in_flight.unwrap_or(usize::MAX).min(self.max_connections as usize)
+        self.own_cap().unwrap_or(usize::MAX).min(self.max_connections as usize)
     }
 
     /// Threads that receive. One carries about 150,000 chunks a second, so by default there is one for each 1,024
@@ -178,7 +236,7 @@ impl LoadSpec {
     #[must_use]
     pub fn n_receive_threads(&self) -> usize {
         let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let by_load = self.load.max_in_flight.unwrap_or(1).div_ceil(REQUESTS_PER_THREAD);
+        let by_load = self.own_cap().unwrap_or(1).div_ceil(REQUESTS_PER_THREAD);
         let wanted = self.receive_threads.map_or(by_load.min(n_cores / 4).min(MAX_DEFAULT_THREADS), |n| n as usize);
         wanted.clamp(1, self.n_slots().max(1))
     }
@@ -186,7 +244,7 @@ impl LoadSpec {
     /// Connections that are open before the first request.
     #[must_use]
     pub(crate) fn n_open_first(&self) -> usize {
-        let wanted = self.load.max_in_flight.unwrap_or(16).min(self.max_connections as usize);
+        let wanted = self.own_cap().unwrap_or(16).min(self.max_connections as usize);
         usize::try_from(self.n_total()).unwrap_or(usize::MAX).min(wanted)
     }
 
@@ -203,6 +261,13 @@ impl LoadSpec {
             lengths.check().map_err(|reason| LoadError::Spec { field, reason })?;
         }
         self.check_prompts()?;
+        if self.share.index >= self.share.n {
+            return bad("clients", "there are fewer");
+        }
+        let n = self.share.n;
+        if n > 1 && (self.load.n_requests < n || self.load.max_in_flight.is_some_and(|cap| cap < n as usize)) {
+            return bad("clients", "there are more clients than requests, or than requests in flight");
+        }
         if self.load.n_requests == 0 {
             return bad("n_requests", "must be at least 1");
         }
@@ -298,12 +363,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn shares_of_a_load_are_disjoint_and_make_it_whole() {
+        for n in 1..5 {
+            for total in 0..13 {
+                let shares: Vec<_> = (0..n).map(|index| Share { index, n }).collect();
+                assert_eq!(shares.iter().map(|s| s.of(total)).sum::<u32>(), total);
+                assert_eq!(shares.iter().map(|s| s.of_cap(total as usize)).sum::<usize>(), total as usize);
+                for share in shares {
+                    assert_eq!((0..total).filter(|i| share.has(*i)).count(), share.of(total) as usize);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn impossible_fields_are_refused_by_name() {
         let spec = || LoadSpec::closed_loop("h", "m", 2, 10, 8, 8).unwrap();
         spec().check().unwrap();
         type Spoil = fn(&mut LoadSpec);
-        let cases: [(&str, Spoil); 18] = [
+        let cases: [(&str, Spoil); 20] = [
             ("model", |s| s.model.clear()),
+            ("clients", |s| s.share = Share { index: 0, n: 3 }),
+            ("clients", |s| s.share = Share { index: 2, n: 2 }),
             ("isl", |s| s.isl = Lengths::Fixed(0)),
             ("osl", |s| s.osl = Lengths::Uniform(3, 2)),
             ("n_requests", |s| s.load.n_requests = 0),

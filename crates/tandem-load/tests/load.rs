@@ -249,7 +249,7 @@ fn the_request_carries_what_the_recipe_asks_for() {
     assert_eq!((header(head, "authorization"), header(head, "x-team")), (Some("Bearer sesame"), Some("perf")));
     assert_eq!((&body["max_tokens"], &body["min_tokens"], &body["ignore_eos"]), (&3.into(), &3.into(), &true.into()));
     assert_eq!(
-        (&body["nvext"]["ignore_eos"], &body["stream"], &body["stream_options"]["include_usage"]),
+        (&body["ignore_eos"], &body["stream"], &body["stream_options"]["include_usage"]),
         (&true.into(), &true.into(), &true.into())
     );
 }

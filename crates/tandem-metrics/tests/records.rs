@@ -43,7 +43,7 @@ prop_compose! {
         }).collect();
         RequestRecord {
             index, x_request_id: id, point, session: index / 2, turn, worker, phase, scheduled_ns, start_ns,
-            ack_ns: ack.map(|ns| start_ns + ns), end_ns: at_ns + tail, chunks, isl, osl,
+            sent_ns: ack.map(|ns| start_ns + ns / 2), ack_ns: ack.map(|ns| start_ns + ns), end_ns: at_ns + tail, chunks, isl, osl,
             text_tokens: TextTokens { prompt: text.client, answer: text.server }, finish_reason, http_status, outcome,
         }
     }

@@ -247,8 +247,8 @@ pub fn rank_weights(config: &ModelConfig, dtype: WeightDtype, layout: &ParallelL
     let slots = u64::from(if loaded.expert_slots == 0 { config.n_routed_experts.unwrap_or(0) } else { loaded.expert_slots });
     let bytes = |m: Matrix, dtype: WeightDtype| m.share(layout, slots).bytes(dtype);
     let mut total = 0;
-    for layer in layout.stage_layers(config.num_hidden_layers, stage) {
-        total += layer_matrices(config, layer).into_iter().map(|m| bytes(m, dtype)).sum::<u64>();
+    for (layer, n) in layer_kinds(config, layout, stage) {
+        total += n * layer_matrices(config, layer).into_iter().map(|m| bytes(m, dtype)).sum::<u64>();
     }
     let last = stage + 1 == layout.pp;
     let mtp = loaded.mtp && last;
@@ -293,13 +293,22 @@ pub fn kv_bytes_per_token(config: &ModelConfig, dtype: KvDtype, layout: &Paralle
 /// form, and the router widened to F32 so that every path chooses alike.
 #[must_use]
 pub fn host_copies(config: &ModelConfig, dtype: WeightDtype, layout: &ParallelLayout, stage: u32) -> Bytes {
-    let layers = layout.stage_layers(config.num_hidden_layers, stage);
-    let total = layers.map(|layer| {
+    let total = layer_kinds(config, layout, stage).map(|(layer, n)| {
         let kv_b = kv_b_matrix(config).share(layout, 0).bytes(dtype);
         let routers = layer_matrices(config, layer).into_iter().filter(|m| m.part == Part::Router);
-        kv_b + routers.map(|m| m.bytes(WeightDtype::F32) - m.bytes(dtype)).sum::<u64>()
+        n * (kv_b + routers.map(|m| m.bytes(WeightDtype::F32) - m.bytes(dtype)).sum::<u64>())
     });
     Bytes(total.sum())
+}
+
+/// A layer of each kind in a stage, dense and MoE, and how many there are: layers of a kind are alike, and searches ask often.
+fn layer_kinds(config: &ModelConfig, layout: &ParallelLayout, stage: u32) -> impl Iterator<Item = (u32, u64)> {
+    let layers = layout.stage_layers(config.num_hidden_layers, stage);
+    [false, true].into_iter().filter_map(move |is_moe| {
+        let mut of_kind = layers.clone().filter(|&layer| config.is_moe_layer(layer) == is_moe);
+        let first = of_kind.next()?;
+        Some((first, 1 + of_kind.count() as u64))
+    })
 }
 
 /// The weights of decoder layer `layer`.

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::compare::{Change, Comparison, MatchedPoint};
+use crate::data::gpus::EnergyRow;
 use crate::data::prediction::{Beside, Predicted};
 use crate::data::result_file::{LoadFacts, SavedFigure, SavedPoint, SavedReason};
 use crate::data::run::Run;
@@ -67,7 +68,24 @@ fn point_json(point: &SavedPoint, predicted: Option<&Predicted>) -> Value {
         "outcomes": point.outcomes,
         "summary": summary,
         "prediction": predicted.map(|p| prediction_json(point, p)),
+        "energy": energy_json(point),
     })
+}
+
+/// One entry a role, and one of all together where there are several; null without telemetry of GPUs.
+fn energy_json(point: &SavedPoint) -> Value {
+    let Some(energy) = point.telemetry.as_ref().and_then(|telemetry| telemetry.energy.as_ref()) else { return Value::Null };
+    let row = |row: EnergyRow<'_>| {
+        json!({
+            "role": row.role,
+            "n_gpus": row.n_gpus,
+            "energy_j": row.energy_j,
+            "mean_power_w": row.mean_power_w,
+            "joules_per_output_token": row.joules_per_token,
+            "output_tokens_per_s_per_w": row.tokens_per_s_w,
+        })
+    };
+    energy.rows().into_iter().map(row).collect()
 }
 
 fn prediction_json(point: &SavedPoint, predicted: &Predicted) -> Value {

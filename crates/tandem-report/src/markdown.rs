@@ -27,6 +27,7 @@ pub fn markdown(runs: &[Run], comparisons: &[Comparison]) -> String {
         lines.iter().for_each(|line| out.push_str(&format!("- {}\n", md(line))));
         about(&mut out, run);
         points(&mut out, run);
+        energy(&mut out, run);
         predictions(&mut out, run);
     }
     frontier_line(&mut out, runs);
@@ -83,6 +84,23 @@ fn points(out: &mut String, run: &Run) {
         let _ = write!(out, "| {} | {} | {ok} of {all} |", md(&point.load.label()), point.validity);
         columns.iter().for_each(|(metric, stat, _)| out.push_str(&format!(" {} |", value(point, metric, stat))));
         out.push('\n');
+    }
+}
+
+fn energy(out: &mut String, run: &Run) {
+    let mut has_head = false;
+    for (point, _) in run.points() {
+        let Some(energy) = point.telemetry.as_ref().and_then(|telemetry| telemetry.energy.as_ref()) else { continue };
+        if !has_head {
+            out.push_str("\n| load | GPUs of | n | energy J | mean power W | J/output token | output tokens/s/W |\n");
+            out.push_str("| --- | --- | ---: | ---: | ---: | ---: | ---: |\n");
+            has_head = true;
+        }
+        for row in energy.rows() {
+            let [per_token, per_watt] = [row.joules_per_token, row.tokens_per_s_w].map(|v| v.map_or_else(|| "–".to_owned(), number));
+            let (load, role, joules, watts) = (md(&point.load.label()), md(row.role), number(row.energy_j), number(row.mean_power_w));
+            let _ = writeln!(out, "| {load} | {role} | {} | {joules} | {watts} | {per_token} | {per_watt} |", row.n_gpus);
+        }
     }
 }
 

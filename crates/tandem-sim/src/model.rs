@@ -101,7 +101,7 @@ impl Model {
     /// How little fitted configurations say of decode and of prefill: standard deviations of logarithms, 0 at a fitted one.
     #[must_use]
     pub fn unknown(&self, s: &Scenario) -> [f64; 2] {
-        if !self.knows(&s.hardware) {
+        if !self.knows(&s.hardware) || !self.is_fitted() {
             return [DECODE_PRIOR.amplitude, PREFILL_PRIOR.amplitude];
         }
         let c = &self.constants;

@@ -239,3 +239,59 @@ fn it_agrees_with_the_fast_simulation_on_the_published_recipes() {
         assert!(throughput_off.abs() < 0.03 && tpot_off.abs() < 0.03, "{gpu}: {throughput_off:+.3} {tpot_off:+.3}");
     }
 }
+
+/// A run whose prefill and decode worker slow each other.
+fn shared(contention: f64) -> Simulated {
+    let mut deployed = deployed(1, 1);
+    for w in &mut deployed.workers {
+        w.costs = StepCosts::Linear(LinearCosts { contention, ..LinearCosts::from(MODELED) });
+    }
+    simulate(&deployed, &driven(8, 200)).unwrap()
+}
+
+#[test]
+fn workers_that_share_cores_slow_each_other_only_while_both_compute() {
+    let (alone, beside) = (shared(0.0), shared(1.0));
+    assert!(rate(&beside) < 0.95 * rate(&alone));
+    // All steps take between once and twice their time alone, and some of each phase are slowed in part.
+    let mut all = Vec::new();
+    for (a, b) in alone.logs.iter().zip(&beside.logs) {
+        let cost = |l: &tandem_sched::iteration::IterationLine| LinearCosts::from(MODELED).seconds(l.n_ctx_tokens, l.n_gen_tokens, 0);
+        for line in &a.lines {
+            assert!((line.took.as_secs_f64() - cost(line)).abs() < 1e-6);
+        }
+        let factors: Vec<f64> = b.lines.iter().map(|l| l.took.as_secs_f64() / cost(l)).collect();
+        assert!(factors.iter().all(|f| (0.999..=2.001).contains(f)), "{factors:?}");
+        all.extend(factors);
+    }
+    assert!(all.iter().any(|f| (1.05..1.95).contains(f)), "{all:?}");
+}
+
+#[test]
+fn a_pipeline_creates_no_throughput() {
+    let model = Model::deepseek_r1(Constants::shipped());
+    let inputs = Inputs { recipe: Some(RecipeSource::Builtin("deepseek-r1".into())), gpu_type: Some("h100".into()), ..Inputs::default() };
+    let no_file = |_: &str| -> std::io::Result<String> { unreachable!("the model ships") };
+    let plan = plans(&load_recipe(&inputs).unwrap(), &no_file).unwrap().remove(0);
+    let point = LoadPoint { concurrency: 256, n_requests: 512, n_warmup: 0 };
+    let s = tandem_sim::predict::scenario(&plan, &point).unwrap();
+    let run = |pp: u32| {
+        let mut s = s.clone();
+        (s.prefill.layout.pp, s.decode.layout.pp) = (pp, pp);
+        let mut setup = setup(&plan, point, &model, None).unwrap();
+        for w in &mut setup.workers {
+            w.costs = match w.phase {
+                Phase::Prefill => StepCosts::Prefill { cost: model.prefill_cost(&s, 1.0), burst: 1.0 },
+                Phase::Decode => StepCosts::Decode(model.decode_cost(&s, tandem_sim::cost::Correction::constant(1.0))),
+            };
+        }
+        simulate(&setup, &drive(&plan, point, 0)).unwrap()
+    };
+    let (one, two) = (run(1), run(2));
+    assert!(rate(&two) <= 2.0 * rate(&one), "twice the GPUs");
+    for simulated in [&one, &two] {
+        let latency: f64 = simulated.records.iter().map(|r| (r.end_ns - r.start_ns) as f64).sum();
+        let end = simulated.records.iter().map(|r| r.end_ns).max().unwrap() as f64;
+        assert!(latency / end <= 256.0 * (1.0 + 1e-9), "Little's law: {}", latency / end);
+    }
+}

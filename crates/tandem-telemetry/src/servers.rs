@@ -3,6 +3,10 @@
 //! Every sample of a known engine is kept under its own name, `name{labels}`, but for histogram buckets (their `_sum` and
 //! `_count` stay). What all engines have in some form is added under a common name (`server_*`), summed over the
 //! endpoint's label sets, or their mean where it is a share.
+//!
+//! Names are those of vLLM's `v1/metrics/loggers.py` (the Prometheus client adds `_total` to counters), SGLang 0.5.23's metrics collector,
+//! TensorRT-LLM's `metrics/collector.py`, Triton's TensorRT-LLM backend (as its documentation prints them) and Dynamo's `prometheus_names.rs`;
+//! `vllm:gpu_*` and `dynamo_component_kvstats_*` are those of older versions.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -74,7 +78,7 @@ static COMMON: [Row; 50] = [
     ("trtllm_kv_cache_hit_rate", None, "server_prefix_cache_hit_rate", 1.0, Fold::Mean),
     ("trtllm_prompt_tokens_total", None, "server_prompt_tokens_total", 1.0, Fold::Sum),
     ("trtllm_generation_tokens_total", None, "server_output_tokens_total", 1.0, Fold::Sum),
-    ("nv_trt_llm_request_metrics", Some(("request_type", "active")), "server_requests_running", 1.0, Fold::Sum),
+    ("nv_trt_llm_request_metrics", Some(("request_type", "scheduled")), "server_requests_running", 1.0, Fold::Sum),
     ("nv_trt_llm_request_metrics", Some(("request_type", "waiting")), "server_requests_waiting", 1.0, Fold::Sum),
     ("nv_trt_llm_kv_cache_block_metrics", Some(("kv_cache_block_type", "fraction")), "server_kv_usage_percent", 100.0, Fold::Mean),
     ("dynamo_frontend_inflight_requests", None, "server_requests_running", 1.0, Fold::Sum),
@@ -88,8 +92,8 @@ static COMMON: [Row; 50] = [
     ("dynamo_component_kvstats_gpu_cache_usage_percent", None, "server_kv_usage_percent", 100.0, Fold::Mean),
     ("dynamo_component_kvstats_gpu_prefix_cache_hit_rate", None, "server_prefix_cache_hit_rate", 1.0, Fold::Mean),
     ("dynamo_component_gpu_cache_usage_percent", None, "server_kv_usage_percent", 100.0, Fold::Mean),
-    ("dynamo_component_gpu_prefix_cache_hit_rate", None, "server_prefix_cache_hit_rate", 1.0, Fold::Mean),
-    ("sglang:num_retractions_total", None, "server_preemptions_total", 1.0, Fold::Sum),
+    ("dynamo_frontend_cached_tokens_sum", None, "server_prefix_cache_hits_total", 1.0, Fold::Sum),
+    ("sglang:num_retracted_requests_total", None, "server_preemptions_total", 1.0, Fold::Sum),
     ("sglang:num_aborted_requests_total", None, "server_rejections_total", 1.0, Fold::Sum),
 ];
 
@@ -200,13 +204,11 @@ mod tests {
             read("sglang:num_running_reqs{model_name=\"m\"} 3\nsglang:num_queue_reqs{model_name=\"m\"} 2\nsglang:token_usage 0.5\n");
         assert_eq!([sglang.value("server_requests_running"), sglang.value("server_requests_waiting")], [Some(3.0), Some(2.0)]);
         assert_eq!(sglang.value("server_kv_usage_percent"), Some(50.0));
-        let triton = read(
-            "nv_trt_llm_request_metrics{model=\"m\",request_type=\"active\",version=\"1\"} 4\n\
-             nv_trt_llm_request_metrics{model=\"m\",request_type=\"max\",version=\"1\"} 512\n\
-             nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type=\"fraction\"} 0.25\n",
-        );
-        assert_eq!((triton.subject.name.as_str(), triton.value("server_requests_running")), ("trtllm", Some(4.0)));
-        assert_eq!(triton.value("server_kv_usage_percent"), Some(25.0));
+        assert_eq!(read("sglang:num_retracted_requests_total{model_name=\"m\"} 4\n").value("server_preemptions_total"), Some(4.0));
+        // As Triton's documentation prints it.
+        let triton = read(include_str!("../tests/data/triton.txt"));
+        assert_eq!((triton.subject.name.as_str(), triton.value("server_requests_running")), ("trtllm", Some(1.0)));
+        assert_eq!((triton.value("server_requests_waiting"), triton.value("server_kv_usage_percent")), (Some(1.0), Some(48.75)));
         let dynamo = read("dynamo_frontend_inflight_requests{model=\"m\"} 9\ndynamo_frontend_output_sequence_tokens_sum{model=\"m\"} 77\n");
         assert_eq!((dynamo.value("server_requests_running"), dynamo.value("server_output_tokens_total")), (Some(9.0), Some(77.0)));
         let ours = read("tandem_requests_in_flight 5\ntandem_requests_total{endpoint=\"chat\",outcome=\"ok\"} 6\n");

@@ -8,6 +8,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::error::TokenizerError;
 use crate::template::ChatTemplate;
@@ -15,11 +16,7 @@ use crate::tokenizer::{Meaning, Tokenizer};
 
 /// The tokenizer in `path`, a directory or the `tokenizer.json` in one.
 pub(crate) fn load(path: &Path) -> Result<Tokenizer, TokenizerError> {
-    let (directory, main) = if path.is_file() {
-        (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned())
-    } else {
-        (path.to_owned(), path.join("tokenizer.json"))
-    };
+    let (directory, main) = places(path);
     let missing = || TokenizerError::Read { path: main.clone(), source: ErrorKind::NotFound.into() };
     let definition = read_json(&main)?.ok_or_else(missing)?;
     let settings_path = directory.join("tokenizer_config.json");
@@ -30,6 +27,38 @@ pub(crate) fn load(path: &Path) -> Result<Tokenizer, TokenizerError> {
     match template(&directory, &settings, &settings_path)? {
         Some(template) => Ok(tokenizer.with_template(template)),
         None => Ok(tokenizer),
+    }
+}
+
+/// Names what a tokenizer and its prompts depend on: the files of `path` (as [`Tokenizer::from_dir`] reads them) and this crate's version.
+///
+/// # Errors
+/// [`TokenizerError::Read`] when `tokenizer.json` or one of the others that are there cannot be read.
+pub fn fingerprint(path: &Path) -> Result<String, TokenizerError> {
+    let (directory, main) = places(path);
+    let beside = ["tokenizer_config.json", "chat_template.jinja", "config.json", "generation_config.json"].map(|name| directory.join(name));
+    let mut hash = Sha256::new();
+    hash.update(env!("CARGO_PKG_VERSION"));
+    for (i, file) in std::iter::once(&main).chain(&beside).enumerate() {
+        match std::fs::read(file) {
+            Ok(bytes) => {
+                hash.update([1]);
+                hash.update((bytes.len() as u64).to_le_bytes());
+                hash.update(&bytes);
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound && i > 0 => hash.update([0]),
+            Err(source) => return Err(TokenizerError::Read { path: file.clone(), source }),
+        }
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The directory of a tokenizer and its main file.
+fn places(path: &Path) -> (PathBuf, PathBuf) {
+    if path.is_file() {
+        (path.parent().unwrap_or(Path::new("")).to_owned(), path.to_owned())
+    } else {
+        (path.to_owned(), path.join("tokenizer.json"))
     }
 }
 

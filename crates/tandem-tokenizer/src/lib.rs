@@ -7,7 +7,7 @@
 //! Reading order: `tokenizer` (the facade), `files` (a directory and what may be wrong in it),
 //! `byte_level` (tokenizers without files), `template` (chat templates), `guard` (text of users
 //! never becomes a control token), `vocabulary` (the bytes of each token), `detokenizer`
-//! (incremental decoding), `prompts` (texts of exactly n tokens).
+//! (incremental decoding), `prompts` (texts of exactly n tokens), `table` (what they are made of, kept in a file).
 //! Not here: BPE itself (the `fastokens` crate), stop strings and reasoning marks (`tandem-frontend`).
 
 mod tokenizer;
@@ -23,10 +23,12 @@ mod detokenizer;
 mod vocabulary;
 
 mod prompts;
+mod table;
 
 pub use byte_level::{ByteLevelConfig, NamedToken};
 pub use detokenizer::Detokenizer;
 pub use error::TokenizerError;
+pub use files::fingerprint;
 pub use prompts::{Mismatch, PromptLength, PromptTable};
 pub use template::{ChatMessage, ChatTemplate};
 pub use tokenizer::Tokenizer;

@@ -32,13 +32,13 @@ pub struct Mismatch {
 /// Makes prompts of exact lengths for one tokenizer.
 #[derive(Debug, Clone)]
 pub struct PromptTable {
-    units: Units,
-    chat_overhead: usize,
+    pub(crate) units: Units,
+    pub(crate) chat_overhead: usize,
 }
 
 /// What prompts are made of.
 #[derive(Debug, Clone)]
-enum Units {
+pub(crate) enum Units {
     /// Each letter and blank is a token.
     Letters,
     /// Each word with its leading blank is a token.
@@ -52,7 +52,7 @@ enum Units {
 }
 
 /// Fewer words would make prompts too much alike.
-const MIN_WORDS: usize = 256;
+pub(crate) const MIN_WORDS: usize = 256;
 
 /// A run never has more prompts than this; so many are guaranteed to differ if they are long enough.
 const MAX_INDEX: u64 = u32::MAX as u64;
@@ -212,7 +212,7 @@ fn words(tokenizer: &Tokenizer) -> Result<Units, TokenizerError> {
     let mut first = Vec::new();
     for id in 0..n_ids {
         let Some(word) = vocabulary.bytes(id, false).strip_prefix(b" ") else { continue };
-        if !(2..=12).contains(&word.len()) || !word.iter().all(u8::is_ascii_lowercase) {
+        if !is_word(word) {
             continue;
         }
         let word: String = std::iter::once(' ').chain(word.iter().map(|b| char::from(*b))).collect();
@@ -231,6 +231,11 @@ fn words(tokenizer: &Tokenizer) -> Result<Units, TokenizerError> {
     }
     check_isolation(tokenizer, &words)?;
     Ok(Units::Words { words: words.into_iter().map(|(_, word)| word).collect(), first })
+}
+
+/// Words are of lowercase letters, and neither a letter nor a sentence.
+pub(crate) fn is_word(word: &[u8]) -> bool {
+    (2..=12).contains(&word.len()) && word.iter().all(u8::is_ascii_lowercase)
 }
 
 /// All words in two orders must be the tokens that they are alone.

@@ -12,7 +12,7 @@ use crate::cli_jobs::{
 use crate::cli_llmb::{ArchiveArgs, ExemplarArgs, JobsArgs, ListArgs};
 use crate::mode_args::ModeArgs;
 use crate::network_args::NetworkArgs;
-use crate::selftest_args::LoadCommand;
+use crate::selftest_args::{ClientArgs, LoadCommand};
 use crate::telemetry_args::TelemetryArgs;
 
 /// Deploys, drives and measures disaggregated LLM inference.
@@ -187,6 +187,9 @@ pub(crate) struct PlanArgs {
     /// Print the plan as JSON (a list when the recipe sweeps over several deployments)
     #[arg(long)]
     pub(crate) json: bool,
+    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
     /// Say what a knob is, its value, and which layer set it
     #[arg(long, value_name = "NAME", conflicts_with = "json")]
     pub(crate) explain: Option<String>,
@@ -209,10 +212,12 @@ Examples (each also with --url and --model):
   tandem load … --isl 4096 --prefix-len 3072 --prefix-pool 8  prompts that share beginnings
   tandem load … --prompts sharegpt.json --turns 2-6 --think-time lognormal:3000,2000
   tandem load … --search concurrency --goodput ttft:2000,itl:30 --goodput-fraction 0.95
+  tandem load --url https://host … --ca-file ca.pem           or unix:/path/of/socket, or --proxy http://proxy:3128
+  tandem load … --concurrency 4096 --clients 2                one load from two processes; or from agents on other hosts
 
 Ctrl-C once stops sending, finishes what is in flight, writes what there is, marked partial; twice ends at once.")]
 pub(crate) struct LoadArgs {
-    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000 (needed)
+    /// Base URL of the endpoint, e.g. http://127.0.0.1:8000, https://host, or unix:/path/of/socket (needed)
     // Required by `load` itself: the tools below `tandem load` do without.
     #[arg(long, default_value = "", hide_default_value = true)]
     pub(crate) url: String,
@@ -243,8 +248,7 @@ pub(crate) struct LoadArgs {
     /// Seed of the prompts
     #[arg(long, default_value_t = 100)]
     pub(crate) seed: u64,
-    /// Fields of each request's body to set, as a JSON object; null leaves one out, as Dynamo 1.3 and later want it of
-    /// `{"nvext":null}`
+    /// Fields of each request's body to set, as a JSON object; null leaves one out, e.g. `{"min_tokens":null}` for a server that refuses it
     #[arg(long, value_name = "JSON")]
     pub(crate) extra_inputs: Option<String>,
     /// A request fails after this many seconds
@@ -257,6 +261,8 @@ pub(crate) struct LoadArgs {
     pub(crate) modes: ModeArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) clients: ClientArgs,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryArgs,
     /// GPUs behind the endpoint, for the throughput per GPU
@@ -413,17 +419,17 @@ pub(crate) struct ExploreArgs {
     #[arg(long = "where", value_name = "CONDITION")]
     pub(crate) conditions: Vec<String>,
     /// GPUs that a deployment may take
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_gpus: Option<u32>,
     /// Service levels: tpot, ttft (median), ttft_p99 in ms, at most; tokens_per_user, tokens_per_gpu, at least
     #[arg(long, value_name = "METRIC:LIMIT", value_delimiter = ',')]
     pub(crate) slo: Vec<String>,
     /// Simulate the points that the screen puts within this many percent of its frontier
-    #[arg(long, value_name = "PERCENT", default_value_t = 15.0)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 15.0, allow_negative_numbers = true)]
     pub(crate) band: f64,
     /// Points to simulate, at most
-    #[arg(long, value_name = "N", default_value_t = 200)]
-    pub(crate) simulate: usize,
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) simulate: u32,
     /// Points to propose for measuring
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(crate) propose: usize,
@@ -468,6 +474,9 @@ pub(crate) struct SimulateArgs {
     /// What the engine's steps cost, from `tandem calibrate --from-run`; the CPU engine needs it
     #[arg(long, value_name = "FILE")]
     pub(crate) calibration: Option<PathBuf>,
+    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
     /// A fault: worker-lost:NAME@SECONDSs, slow-rank:NAMExFACTOR, slow-link:xFACTOR
     #[arg(long, value_name = "FAULT")]
     pub(crate) inject: Vec<String>,
@@ -490,9 +499,13 @@ pub(crate) struct CalibrateArgs {
     /// Measured rows, in the form that `tandem evaluate` reads
     #[arg(long, value_name = "CSV", required_unless_present = "from_run")]
     pub(crate) rows: Option<PathBuf>,
-    /// Run folders of the embedded engine: fits what its steps cost here, for `tandem simulate --calibration`
-    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source", "assignments"])]
+    /// Run folders. Of the embedded engine: fits what its steps cost here, for `tandem simulate --calibration`. Of a cluster: refits the
+    /// performance model to it, for `--constants`; three load points or more give intervals of their own
+    #[arg(long, value_name = "RUN", num_args = 1.., conflicts_with_all = ["rows", "fit_only", "source", "assignments", "unseen"])]
     pub(crate) from_run: Vec<PathBuf>,
+    /// Constants that runs of a cluster are compared with (default: those that ship)
+    #[arg(long, value_name = "FILE", requires = "from_run")]
+    pub(crate) constants: Option<PathBuf>,
     /// Where the constants go
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
@@ -502,6 +515,9 @@ pub(crate) struct CalibrateArgs {
     /// Assignments of configurations to the five folds that are examined: one can be lucky
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=100))]
     pub(crate) assignments: u64,
+    /// Writes the first assignment's predictions of rows that were not fitted, in the form of `tandem evaluate --json`
+    #[arg(long, value_name = "FILE", conflicts_with = "fit_only")]
+    pub(crate) unseen: Option<PathBuf>,
     /// Fit only; skip the tables of errors on rows that were not fitted (and the intervals that come from them)
     #[arg(long)]
     pub(crate) fit_only: bool,

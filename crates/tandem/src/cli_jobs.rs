@@ -133,6 +133,12 @@ pub(crate) struct SubmitArgs {
     /// Any other argument of the servers' srun
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) srun_arg: Vec<String>,
+    /// Partition of the nodes without servers (CLIENT_DEDICATED_NODE, FRONTEND_DEDICATED_NODE): the job becomes heterogeneous
+    #[arg(long, value_name = "PARTITION")]
+    pub(crate) head_partition: Option<String>,
+    /// Any other option of sbatch for these nodes; may be given several times
+    #[arg(long, value_name = "NAME[=VALUE]", requires = "head_partition")]
+    pub(crate) head_option: Vec<String>,
     /// Whether a recipe that sweeps over deployments becomes one job that runs them one after another, or a job for each
     #[arg(long, value_enum, default_value_t = JobsArg::Each)]
     pub(crate) jobs: JobsArg,

@@ -23,6 +23,44 @@ pub(crate) enum LoadTool {
     Selftest(SelftestArgs),
     /// Answer on a fixed schedule and log when each chunk was really sent, to measure any client against
     PacedServer(PacedServerArgs),
+    /// Wait for `tandem load --clients` elsewhere, and drive a part of its load from this host
+    Agent(AgentArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints the address that it listens on, and serves one coordinator after another. Both sides prove to each other that they have the
+same token, from the file or from TANDEM_AGENT_TOKEN; the token itself and the API key (TANDEM_API_KEY, here too) never cross the network,
+but everything else does in the clear: outside a network that you trust, go through a tunnel. The coordinator's files
+(tokenizer, prompts, trace, certificates) have to be at the same paths here; what this client would send is compared with it.
+
+Example:
+  openssl rand -hex 32 > token                                      once, then copied to each host
+  tandem load agent --listen 0.0.0.0:7010 --token-file token        on each client host
+  tandem load … --clients host1:7010,host2:7010 --agent-token-file token")]
+pub(crate) struct AgentArgs {
+    /// Where to listen; port 0 is any free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(crate) listen: SocketAddr,
+    /// File with the token (default: what TANDEM_AGENT_TOKEN holds)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
+}
+
+/// Flags of a load from several clients.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Several clients")]
+pub(crate) struct ClientArgs {
+    /// Split the load over clients: a number starts so many processes here, HOST:PORT,… are agents (`tandem load agent`) elsewhere. Together
+    /// they send what one would; their records become one run
+    #[arg(long, value_name = "N|HOST:PORT,…")]
+    pub(crate) clients: Option<String>,
+    /// File with the token that the agents have (default: what TANDEM_AGENT_TOKEN holds)
+    #[arg(long, value_name = "FILE", requires = "clients")]
+    pub(crate) agent_token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -33,6 +71,7 @@ Exit code 8: this host cannot measure what was asked; the table says which bar i
 
 Examples:
   tandem load selftest
+  tandem load selftest --bars --tokenizer DIR
   tandem load selftest --concurrency 2048 --isl 8150 --ttft-ms 1000 --itl-ms 25 --json selftest.json")]
 pub(crate) struct SelftestArgs {
     /// Requests in flight; several values are tested one after another
@@ -65,6 +104,12 @@ pub(crate) struct SelftestArgs {
     /// Leave out the ceilings: as many chunks and requests a second as client and server manage together
     #[arg(long)]
     pub(crate) no_ceiling: bool,
+    /// Measure everything that the load generator is held to instead, each figure beside its target (about two minutes on a quiet machine)
+    #[arg(long, conflicts_with_all = ["concurrency", "ttft_ms", "itl_ms", "isl", "osl", "tokens_per_chunk", "rounds", "no_ceiling", "json"])]
+    pub(crate) bars: bool,
+    /// Directory of a tokenizer.json, e.g. DeepSeek's, for the start-up bars
+    #[arg(long, value_name = "DIR", requires = "bars")]
+    pub(crate) tokenizer: Option<PathBuf>,
     /// Write every figure as JSON, too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,

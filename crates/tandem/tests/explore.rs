@@ -172,7 +172,27 @@ fn nothing_left_is_an_error_with_the_nearest_change() {
 }
 
 #[test]
-fn bad_axes_and_conditions_are_usage_errors() {
+fn mistakes_are_told_with_what_to_do() {
+    // Nothing is left of what was simulated: the screen knows no percentiles.
+    let output = explore(&["--set", "NCTX=4,6", "--slo", "ttft_p99:1"]);
+    assert_eq!(output.status.code(), Some(4));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("none of the 2 simulated ones meets the SLOs") && text.contains("--slo ttft_p99:"), "{text}");
+    // Every message says what to do.
+    for (args, hint) in [
+        (["--set", "NCTX=4..1"], "hint: an axis is --set NAME=A,B,C"),
+        (["--set", "NCTX=1,x"], "hint: an axis is --set NAME=A,B,C"),
+        (["--set", "NTCX=1,2"], "hint: did you mean NCTX?"),
+        (["--where", "NTCX > 1"], "hint: for example --where"),
+        (["--slo", "tpot=30"], "hint: for example --slo tpot:30"),
+        (["--band", "-5"], "hint: --band 15"),
+        (["--max-gpus", "0"], "not in 1.."),
+        (["--simulate", "0"], "not in 1.."),
+        (["--max-gpus", "8"], "--max-gpus 32 would admit"),
+    ] {
+        let text = String::from_utf8(explore(&args).stderr).unwrap();
+        assert!(text.contains(hint), "{args:?}: {text}");
+    }
     for args in [["--set", "NCTX=4..1"], ["--where", "NTCX > 1"], ["--slo", "speed:3"], ["--where", "NCTX >"]] {
         assert_eq!(explore(&args).status.code(), Some(2), "{args:?}");
     }

@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::{output, stderr};
 use serde_json::Value;
@@ -110,4 +110,61 @@ fn what_cannot_be_simulated_is_refused() {
     assert_eq!(no_fault.status.code(), Some(2), "{}", stderr(&no_fault));
     let no_file = run(&["--calibration", "/nowhere.json"]);
     assert_eq!(no_file.status.code(), Some(9), "{}", stderr(&no_file));
+}
+
+/// A simulated run of a cluster, made to look measured there, with everything `slower` times as slow.
+fn measured_on_a_cluster(dir: &Path, name: &str, concurrency: u32, slower: f64) -> PathBuf {
+    let run = dir.join(name);
+    let done = output(&[
+        "simulate",
+        "deepseek-r1",
+        "--gpu-type",
+        "gb200",
+        "--set",
+        &format!("CONCURRENCY={concurrency}"),
+        "--set",
+        "MULTI_ROUND=3",
+        "--out",
+        run.to_str().unwrap(),
+    ]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let mut result = result(&run);
+    result["kind"] = "measured".into();
+    let scale = |summary: &mut Value| {
+        for (metric, stats, factor) in
+            [("tpot", ["p50", "avg"], slower), ("ttft", ["p50", "p99"], slower), ("output_throughput", ["avg", "avg"], 1.0 / slower)]
+        {
+            let before = summary[metric].clone();
+            for stat in stats {
+                summary[metric][stat] = (before[stat].as_f64().unwrap() * factor).into();
+            }
+        }
+    };
+    result["points"].as_array_mut().unwrap().iter_mut().for_each(|point| scale(&mut point["summary"]));
+    fs::write(run.join("result.json"), result.to_string()).unwrap();
+    run
+}
+
+#[test]
+fn runs_of_a_cluster_refit_the_model_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let runs = [(16, "a"), (64, "b"), (128, "c")].map(|(concurrency, name)| measured_on_a_cluster(dir.path(), name, concurrency, 1.3));
+    let constants = dir.path().join("ours.json");
+    let mut args = vec!["calibrate", "--out", constants.to_str().unwrap(), "--from-run"];
+    args.extend(runs.iter().map(|run| run.to_str().unwrap()));
+    let done = output(&args);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let text = String::from_utf8(done.stdout).unwrap();
+    assert_eq!(text.matches("refitted to the other runs:").count(), 3, "{text}");
+
+    let tpot = |more: &[&str]| -> f64 {
+        let mut args = vec!["plan", "deepseek-r1", "--gpu-type", "gb200", "--set", "CONCURRENCY=32"];
+        args.extend(more);
+        let shown = output(&args);
+        assert!(shown.status.success(), "{}", stderr(&shown));
+        let text = String::from_utf8(shown.stdout).unwrap();
+        text.split_once("TPOT ").unwrap().1.split(' ').next().unwrap().parse().unwrap()
+    };
+    let ratio = tpot(&["--constants", constants.to_str().unwrap()]) / tpot(&[]);
+    assert!((ratio / 1.3 - 1.0).abs() < 0.06, "{ratio}");
 }

@@ -64,7 +64,7 @@ impl Shims {
         args.extend_from_slice(more);
         let mut command = self.lab.tandem(&args);
         // A variable of the login shell that no server may see, and one that must be gone for UCX to choose by itself.
-        command.env("MY_SECRET", "x").env("UCX_TLS", "tcp");
+        command.env("MY_SECRET", "x").env("UCX_TLS", "tcp").env("GIVEN_TOKEN", "a-secret-value").args(["--env", "GIVEN_TOKEN"]);
         command
     }
 
@@ -125,6 +125,8 @@ fn the_published_h100_configuration_runs_end_to_end_on_six_nodes() {
         assert_eq!((&seen["config"]["tensor_parallel_size"], &seen["config"]["pipeline_parallel_size"]), (&"8".into(), &"2".into()));
         assert_eq!(seen["env"]["UCX_TLS"], Value::Null);
         assert_eq!(seen["env"]["MY_SECRET"], Value::Null);
+        // A secret that was given on purpose arrives, and is in no file of the job.
+        assert_eq!(seen["env"]["GIVEN_TOKEN"], "a-secret-value");
     }
     // The services are on the first node, at its address, on ports of the job's own.
     let frontend = shims.seen("frontend-frontend-0");
@@ -139,8 +141,17 @@ fn the_published_h100_configuration_runs_end_to_end_on_six_nodes() {
     let ends: Vec<String> = shims.read("seen/ends").lines().map(str::to_owned).collect();
     assert_eq!(ends.len(), 6, "{ends:?}");
     assert!(ends[..3].iter().all(|name| name == "trtllm") && ends[3] == "frontend", "{ends:?}");
+    for file in ["job/job/job.json", "job/job/job.sbatch", "job/manifest.json", "job/events.jsonl"] {
+        assert!(!shims.read(file).contains("a-secret-value"), "{file}");
+    }
     // Iteration lines were cut out of the logs, and the manifest has every command line.
     assert!(shims.read("job/logs/prefill.log").lines().filter(|line| line.contains("'num_ctx_tokens': 2048")).count() >= 16);
+    // TensorRT-LLM's lines are read into the report's engine steps, all of them.
+    let page = shims.lab.path("page.html").display().to_string();
+    let job = shims.lab.path("job").display().to_string();
+    let report = shims.lab.tandem(&["report", &job, "--html", &page]).output().expect("tandem starts");
+    let page = shims.read("page.html");
+    assert!(report.status.success() && page.contains("Engine steps") && !page.contains("cannot be understood"), "{}", stderr(&report));
     let manifest = read_json(&shims.lab.path("job/manifest.json"));
     let names: Vec<&str> = manifest["processes"].as_array().expect("processes").iter().filter_map(|p| p["name"].as_str()).collect();
     assert_eq!(names, ["nats", "etcd", "frontend", "prefill-0", "prefill-1", "decode-0"]);
@@ -260,6 +271,33 @@ fn frontend_and_client_may_have_nodes_of_their_own() {
     let bound = events(&shims.lab.path("job")).into_iter().find(|event| event["event"] == "ports_bound").expect("an event");
     assert_eq!(bound["busy"], serde_json::json!([20050]), "{bound}");
     assert_ne!(bound["http"], 20050);
+}
+
+#[test]
+fn nodes_without_servers_may_come_from_another_partition() {
+    let Some(shims) = Shims::start("slurm: a heterogeneous job", 3) else { return };
+    let sets =
+        ["NCTX=1", "CTX_WORLD_SIZE=8", "GEN_WORLD_SIZE=8", "DEVICE_MEMORY=400GiB", "ENGINE_DIALECT=1", "FRONTEND_DEDICATED_NODE=true"];
+    let mut args: Vec<&str> = sets.into_iter().flat_map(|set| ["--set", set]).collect();
+    args.extend(["--partition", "batch", "--head-partition", "cpu"]);
+    let (code, said) = shims.submit(&args);
+    assert_eq!(code, Some(0), "{said}");
+    let script = shims.read("job/job/job.sbatch");
+    let (head, rest) = script.split_once("#SBATCH hetjob").expect("two components");
+    assert!(head.contains("--partition=cpu") && head.contains("--nodes=1") && !head.contains("gpus"), "{script}");
+    assert!(rest.contains("--partition=batch") && rest.contains("--nodes=2") && rest.contains("--gpus-per-node=8"), "{script}");
+    // The frontend has no GPU, each server its own node of the other component.
+    let frontend = shims.seen("frontend-frontend-0");
+    assert_eq!(frontend["env"]["SLURM_JOB_PARTITION"], "cpu", "{frontend:#}");
+    let nodes: Vec<String> = ["prefill-0", "decode-0"].iter().flat_map(|server| shims.ranks(server)).collect();
+    assert_eq!(nodes.len(), 16, "{nodes:?}");
+    assert!(nodes.iter().all(|rank| rank.ends_with(" 0,1,2,3,4,5,6,7")), "{nodes:?}");
+    assert!(nodes[0][..2] != nodes[8][..2], "{nodes:?}");
+    // Steps of both components are asked to end, not killed.
+    let ends: Vec<String> = shims.read("seen/ends").lines().map(str::to_owned).collect();
+    assert_eq!(ends, ["trtllm", "trtllm", "frontend", "etcd"]);
+    let impossible = shims.submission("job-2", "seen", &["--head-partition", "cpu"]).output().expect("tandem starts");
+    assert!(stderr(&impossible).contains("no node without servers"), "{}", stderr(&impossible));
 }
 
 #[test]

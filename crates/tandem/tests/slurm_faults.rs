@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 /// A load that goes on until something happens.
-const LONG: [&str; 18] = [
+const LONG: [&str; 16] = [
     "--set",
     "ENGINE=modeled",
     "--set",
@@ -27,8 +27,6 @@ const LONG: [&str; 18] = [
     "CONCURRENCY=2",
     "--set",
     "MULTI_ROUND=1000",
-    "--time",
-    "5",
     "--grace",
     "1",
 ];
@@ -50,6 +48,9 @@ impl Job {
             args.extend_from_slice(&["deepseek-r1", "--gpu-type", "h100", "--set", "LOAD_FORMAT=dummy", "--set", tokenizer]);
         }
         args.extend_from_slice(more);
+        if !more.contains(&"--time") {
+            args.extend(["--time", "5"]);
+        }
         let log = fs::File::create(lab.path("stderr")).expect("a log");
         let waiting = lab.tandem(&args).stdout(Stdio::null()).stderr(log).spawn().expect("tandem starts");
         Job { lab, waiting }

@@ -68,6 +68,16 @@ fn energy_by_role_reaches_every_file() {
     assert!(["gpu", "host", "server"].iter().all(|kind| kinds.iter().any(|found| found == kind)));
     assert!(events(&out).iter().any(|event| event["event"] == "telemetry_started"));
     check_with_the_independent_script(&out);
+    let lines = fs::read_to_string(out.join("perf_summary.txt")).unwrap();
+    let said = lines.lines().find_map(|line| line.strip_prefix("Energy per output token (J)                   : ")).unwrap();
+    assert!((said.parse::<f64>().unwrap() - value("energy_per_output_token")).abs() < 1e-4, "{lines}");
+    let page = dir.path().join("report.html");
+    let report = output(&["report", out.to_str().unwrap(), "--html", page.to_str().unwrap()]);
+    assert!(report.status.success(), "{}", stderr(&report));
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("GPU power, by role") && page.contains("GPU memory temperature, by role"));
+    let markdown = output(&["report", out.to_str().unwrap(), "--markdown"]);
+    assert!(String::from_utf8_lossy(&markdown.stdout).contains("| together | 2 |"), "{}", stderr(&markdown));
 }
 
 fn check_with_the_independent_script(out: &Path) {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tandem_plan::{Plan, WorkerPlan};
 
 use super::dynamo::{self, Dialect};
@@ -66,9 +66,9 @@ impl<W: DynamoWorkers> Adapter for DynamoEngine<W> {
         dynamo::canary(probe, plan, pair, self.dialect(plan), timeout)
     }
 
-    /// From 1.3 on `nvext.ignore_eos` is refused; the field of the same name beside it means the same.
+    /// What recipes for old versions send, beside the field of the same name that means the same; from 1.3 on it is refused.
     fn request_fields(&self, plan: &Plan) -> Vec<(&'static str, Value)> {
-        if self.dialect(plan) == Dialect::V1 { vec![("nvext", Value::Null)] } else { Vec::new() }
+        if self.dialect(plan) == Dialect::V1 { Vec::new() } else { vec![("nvext", json!({"ignore_eos": true}))] }
     }
 
     fn n_prefilled(&self, probe: &Probe, plan: &Plan, binding: &Binding) -> Option<u64> {

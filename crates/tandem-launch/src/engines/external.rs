@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tandem_plan::{Phase, Plan};
 
 use super::{Adapter, Binding, Pair, PortNeeds, Step, dynamo};
@@ -51,11 +50,6 @@ impl Adapter for External {
         }
         let stated = |phase| u32::try_from(plan.workers_of(phase).count()).unwrap_or(u32::MAX);
         Ok(Health { n_prefill: stated(Phase::Prefill), n_decode: stated(Phase::Decode) })
-    }
-
-    /// A server that is not Dynamo may refuse its extension.
-    fn request_fields(&self, _plan: &Plan) -> Vec<(&'static str, Value)> {
-        vec![("nvext", Value::Null)]
     }
 
     fn canary(&self, probe: &Probe, plan: &Plan, _pair: &Pair, timeout: Duration) -> Result<(), String> {

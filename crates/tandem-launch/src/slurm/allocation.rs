@@ -25,6 +25,10 @@ pub struct Allocation {
     pub nodes: Vec<String>,
     /// Where each node is reached.
     pub addresses: Vec<String>,
+    /// The component of each node when the job is heterogeneous; empty when it is not.
+    het_groups: Vec<u32>,
+    /// The job, or every component of it.
+    component_ids: Vec<u64>,
     /// How servers become steps.
     pub settings: StepSettings,
     /// Variables that servers get.
@@ -44,20 +48,42 @@ impl Allocation {
             |name: &str| std::env::var(name).map_err(|_| LaunchError::Allocation(format!("{name} is not set: this is no Slurm job")));
         let job_id = variable("SLURM_JOB_ID")?;
         let job_id = job_id.parse().map_err(|_| LaunchError::Allocation(format!("SLURM_JOB_ID is `{job_id}`")))?;
-        let list = variable("SLURM_JOB_NODELIST")?;
-        let nodes = hostlist::expand(&list).ok_or_else(|| LaunchError::Allocation(format!("cannot read the node list `{list}`")))?;
+        let (mut nodes, mut het_groups, mut component_ids, mut lists) = (Vec::new(), Vec::new(), vec![job_id], Vec::new());
+        let n_groups = std::env::var("SLURM_HET_SIZE").ok().and_then(|size| size.parse::<u32>().ok()).unwrap_or(0);
+        let mut take = |list: String, group: Option<u32>| {
+            let of_list = hostlist::expand(&list).ok_or_else(|| LaunchError::Allocation(format!("cannot read the node list `{list}`")))?;
+            het_groups.extend(of_list.iter().filter_map(|_| group));
+            nodes.extend(of_list);
+            lists.push(list);
+            Ok::<(), LaunchError>(())
+        };
+        for group in 0..n_groups {
+            take(variable(&format!("SLURM_JOB_NODELIST_HET_GROUP_{group}"))?, Some(group))?;
+            component_ids.extend(variable(&format!("SLURM_JOB_ID_HET_GROUP_{group}"))?.parse::<u64>().ok());
+        }
+        if n_groups == 0 {
+            take(variable("SLURM_JOB_NODELIST")?, None)?;
+        }
+        let list = lists.join(",");
         if nodes.len() < usize::try_from(plan.n_nodes).unwrap_or(usize::MAX) {
             return Err(LaunchError::Allocation(format!("the plan needs {} nodes, the job has {}: {list}", plan.n_nodes, nodes.len())));
         }
         let addresses = addresses(&slurm, &list, &nodes);
-        Ok(Allocation { job_id, nodes, addresses, settings, env, n_gpus_per_node: n_gpus(plan), slurm })
+        Ok(Allocation { job_id, nodes, addresses, het_groups, component_ids, settings, env, n_gpus_per_node: n_gpus(plan), slurm })
     }
 
-    /// An allocation that does not exist, to show what would be started in one.
+    /// An allocation that does not exist, to show what would be started in one. The first `n_head` nodes are a component of their own.
     #[must_use]
-    pub fn imagined(plan: &Plan, settings: StepSettings, env: Vec<(String, String)>, slurm: Slurm) -> Self {
+    pub fn imagined(plan: &Plan, n_head: u32, settings: StepSettings, env: Vec<(String, String)>, slurm: Slurm) -> Self {
         let nodes: Vec<String> = (0..plan.n_nodes).map(|node| format!("NODE_{node}")).collect();
-        Allocation { job_id: 0, addresses: nodes.clone(), nodes, settings, env, n_gpus_per_node: n_gpus(plan), slurm }
+        let het_groups = if n_head == 0 { Vec::new() } else { (0..plan.n_nodes).map(|node| u32::from(node >= n_head)).collect() };
+        let (job_id, component_ids, n_gpus_per_node) = (0, Vec::new(), n_gpus(plan));
+        Allocation { job_id, addresses: nodes.clone(), nodes, het_groups, component_ids, settings, env, n_gpus_per_node, slurm }
+    }
+
+    /// The component of a node in a heterogeneous job.
+    fn het_group(&self, node: u32) -> Option<u32> {
+        self.het_groups.get(usize::try_from(node).ok()?).copied()
     }
 
     /// Binds `plan` to this job: addresses, and ports that were free when they were tried on their own node; also those found busy.
@@ -133,9 +159,12 @@ impl Allocation {
         if elsewhere.is_empty() {
             return busy;
         }
-        match self.ask_nodes(&elsewhere, first, program) {
-            Ok(answers) => busy.extend(answers),
-            Err(error) => tracing::warn!(%error, "ports of other nodes were not tried"),
+        // A step has nodes of one component.
+        for nodes in elsewhere.chunk_by(|a, b| self.het_group(*a) == self.het_group(*b)) {
+            match self.ask_nodes(nodes, first, program) {
+                Ok(answers) => busy.extend(answers),
+                Err(error) => tracing::warn!(%error, "ports of other nodes were not tried"),
+            }
         }
         busy
     }
@@ -148,6 +177,7 @@ impl Allocation {
             name: "try-ports".into(),
             n_tasks: u32::try_from(names.len()).unwrap_or(u32::MAX),
             nodes: names.clone(),
+            het_group: nodes.first().and_then(|node| self.het_group(*node)),
             n_gpus_per_node: 0,
             devices: None,
             argv: Vec::new(),
@@ -202,6 +232,7 @@ impl Allocation {
         let step = Step {
             name: server.name.clone(),
             nodes: server.nodes.iter().filter_map(name_of).collect(),
+            het_group: server.nodes.first().and_then(|node| self.het_group(*node)),
             n_tasks: server.n_tasks,
             n_gpus_per_node: if n_devices == 0 { 0 } else { per_node },
             // A server on part of a node gets its own devices; one that fills nodes has all of each.
@@ -239,7 +270,8 @@ impl Allocation {
     ///
     /// Says why when it could not; the caller then ends the steps the hard way.
     pub(crate) fn terminate_steps(&self, names: &[String]) -> Result<(), String> {
-        let steps = self.slurm.call("squeue", &["-h", "-s", "-j", &self.job_id.to_string(), "-o", "%i|%j"]).map_err(|e| e.to_string())?;
+        let ids: Vec<String> = self.component_ids.iter().map(ToString::to_string).collect();
+        let steps = self.slurm.call("squeue", &["-h", "-s", "-j", &ids.join(","), "-o", "%i|%j"]).map_err(|e| e.to_string())?;
         let named = |line: &'_ str| {
             line.split_once('|').filter(|(_, name)| names.iter().any(|n| n == name.trim())).map(|(id, _)| id.trim().to_owned())
         };

@@ -19,6 +19,6 @@ pub mod text;
 
 pub use allocation::Allocation;
 pub use client::{Slurm, SlurmError};
-pub use request::{GpuRequest, JobRequest};
+pub use request::{GpuRequest, Head, JobRequest};
 pub use state::{JobState, Observed, observe};
 pub use step::{Container, StepSettings};

@@ -17,6 +17,15 @@ pub enum GpuRequest {
     None,
 }
 
+/// The nodes without servers (for client, frontend and services) as a component of their own, of other nodes than the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Nodes, the first ones of the job.
+    pub n_nodes: u32,
+    /// As [`JobRequest::options`], for this component.
+    pub options: Vec<(String, String)>,
+}
+
 /// One job's demands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRequest {
@@ -24,8 +33,10 @@ pub struct JobRequest {
     pub name: String,
     /// Goes into the job's comment, by which a submission without an answer is found again.
     pub token: String,
-    /// Nodes.
+    /// Nodes, those of the head included.
     pub n_nodes: u32,
+    /// Makes the job heterogeneous.
+    pub head: Option<Head>,
     /// Tasks that one node must have room for.
     pub n_tasks_per_node: u32,
     /// GPUs of a node; 0 asks for none.
@@ -46,14 +57,12 @@ pub struct JobRequest {
 }
 
 impl JobRequest {
-    /// The `#SBATCH` options, each `--name=value` or `--flag`.
+    /// The `#SBATCH` options, each `--name=value` or `--flag`; `hetjob` stands between the components of a heterogeneous job.
     #[must_use]
     pub fn directives(&self, folder: &Path) -> Vec<String> {
         let mut lines = vec![
             format!("--job-name={}", self.name),
             format!("--comment={}", self.token),
-            format!("--nodes={}", self.n_nodes),
-            format!("--ntasks-per-node={}", self.n_tasks_per_node),
             format!("--time={}", self.time_limit),
             format!("--output={}", folder.join("logs/slurm-%j.out").display()),
             // A benchmark that starts again by itself would overwrite what it measured.
@@ -62,6 +71,16 @@ impl JobRequest {
         if self.signal_before_s > 0 {
             lines.push(format!("--signal=B:USR1@{}", self.signal_before_s));
         }
+        let mut n_nodes = self.n_nodes;
+        if let Some(head) = &self.head {
+            n_nodes = n_nodes.saturating_sub(head.n_nodes);
+            lines.extend([format!("--nodes={}", head.n_nodes), "--ntasks-per-node=1".to_owned()]);
+            lines.extend(self.exclusive.then(|| "--exclusive".to_owned()));
+            lines.extend(written(&head.options));
+            // Each component has a comment and a time limit of its own.
+            lines.extend(["hetjob".to_owned(), format!("--comment={}", self.token), format!("--time={}", self.time_limit)]);
+        }
+        lines.extend([format!("--nodes={n_nodes}"), format!("--ntasks-per-node={}", self.n_tasks_per_node)]);
         match (self.gpu_request, self.n_gpus_per_node) {
             (GpuRequest::None, _) | (_, 0) => {}
             (GpuRequest::PerNode, n) => lines.push(format!("--gpus-per-node={n}")),
@@ -71,9 +90,7 @@ impl JobRequest {
             lines.push("--exclusive".to_owned());
         }
         lines.extend(self.segment.map(|n| format!("--segment={n}")));
-        lines.extend(
-            self.options.iter().map(|(name, value)| if value.is_empty() { format!("--{name}") } else { format!("--{name}={value}") }),
-        );
+        lines.extend(written(&self.options));
         lines
     }
 
@@ -89,6 +106,11 @@ impl JobRequest {
         let _ = writeln!(script, "exec {} orchestrate {}", quote(&program.display().to_string()), quote(&folder.display().to_string()));
         script
     }
+}
+
+/// `--name=value`, or `--name` of a flag.
+fn written(options: &[(String, String)]) -> impl Iterator<Item = String> {
+    options.iter().map(|(name, value)| if value.is_empty() { format!("--{name}") } else { format!("--{name}={value}") })
 }
 
 /// `text` as one word of a POSIX shell.
@@ -107,6 +129,7 @@ mod tests {
             name: "tandem-deepseek-r1".into(),
             token: "tandem-1".into(),
             n_nodes: 6,
+            head: None,
             n_tasks_per_node: 8,
             n_gpus_per_node: 8,
             gpu_request: GpuRequest::PerNode,
@@ -121,11 +144,24 @@ mod tests {
     #[test]
     fn the_script_says_everything_and_becomes_the_orchestrator() {
         let script = request().script(Path::new("/runs/my job"), Path::new("/opt/tandem"));
-        let expected = "#!/bin/bash\n#SBATCH --job-name=tandem-deepseek-r1\n#SBATCH --comment=tandem-1\n#SBATCH --nodes=6\n\
-            #SBATCH --ntasks-per-node=8\n#SBATCH --time=2:00:00\n#SBATCH '--output=/runs/my job/logs/slurm-%j.out'\n\
-            #SBATCH --no-requeue\n#SBATCH --signal=B:USR1@120\n#SBATCH --gpus-per-node=8\n#SBATCH --exclusive\n\
+        let expected = "#!/bin/bash\n#SBATCH --job-name=tandem-deepseek-r1\n#SBATCH --comment=tandem-1\n#SBATCH --time=2:00:00\n\
+            #SBATCH '--output=/runs/my job/logs/slurm-%j.out'\n\
+            #SBATCH --no-requeue\n#SBATCH --signal=B:USR1@120\n#SBATCH --nodes=6\n#SBATCH --ntasks-per-node=8\n#SBATCH --gpus-per-node=8\n#SBATCH --exclusive\n\
             #SBATCH --partition=batch\n#SBATCH --exclude=n[7-8]\nexec /opt/tandem orchestrate '/runs/my job'\n";
         assert_eq!(script, expected);
+    }
+
+    #[test]
+    fn a_head_of_other_nodes_is_the_first_component() {
+        let mut job = request();
+        job.head = Some(Head { n_nodes: 2, options: vec![("partition".into(), "cpu".into())] });
+        let text = job.directives(Path::new("/r")).join(" ");
+        let (head, rest) = text.split_once(" hetjob ").expect("two components");
+        assert!(head.contains("--nodes=2") && head.contains("--partition=cpu") && !head.contains("gpus"), "{head}");
+        assert!(
+            rest.contains("--nodes=4") && rest.contains("--partition=batch --exclude=n[7-8]") && rest.contains("--gpus-per-node=8"),
+            "{rest}"
+        );
     }
 
     #[test]

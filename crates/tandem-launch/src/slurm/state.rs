@@ -147,8 +147,13 @@ fn event_text(event: &Value) -> String {
 /// When `squeue` gives no answer.
 pub fn find_by_token(slurm: &Slurm, token: &str) -> Result<Option<u64>, SlurmError> {
     let jobs = slurm.call("squeue", &["-h", "-t", "all", "-o", "%i|%k"])?;
-    let id = |line: &str| line.split_once('|').filter(|(_, comment)| comment.trim() == token).and_then(|(id, _)| id.trim().parse().ok());
-    Ok(jobs.lines().find_map(id))
+    Ok(jobs.lines().find_map(|line| id_with_comment(line, token)))
+}
+
+/// The job of a line `ID|COMMENT`; a component of a heterogeneous job is `ID+N`.
+fn id_with_comment(line: &str, token: &str) -> Option<u64> {
+    let (id, comment) = line.split_once('|')?;
+    (comment.trim() == token).then(|| id.split('+').next()?.trim().parse().ok())?
 }
 
 fn squeue(slurm: &Slurm, id: u64) -> Result<Option<(String, String)>, SlurmError> {

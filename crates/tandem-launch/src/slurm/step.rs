@@ -58,6 +58,8 @@ pub struct Step {
     pub name: String,
     /// Node names, in the order of the ranks.
     pub nodes: Vec<String>,
+    /// The component of a heterogeneous job that these nodes are in.
+    pub het_group: Option<u32>,
     /// Tasks over all nodes.
     pub n_tasks: u32,
     /// GPUs that the job has on each node; 0 for a step that needs none.
@@ -88,6 +90,7 @@ impl StepSettings {
             "--unbuffered".to_owned(),
             format!("--export={}", exported(step)),
         ];
+        args.extend(step.het_group.map(|group| format!("--het-group={group}")));
         if self.ask_gpus {
             args.push(format!("--gpus-per-node={}", step.n_gpus_per_node));
         }
@@ -180,6 +183,7 @@ mod tests {
         Step {
             name: "decode-0".into(),
             nodes: vec!["n5".into(), "n6".into()],
+            het_group: None,
             n_tasks: 16,
             n_gpus_per_node: 8,
             devices: None,

@@ -111,6 +111,13 @@ impl Assembly {
         });
     }
 
+    /// The whole request has left.
+    pub(crate) fn sent(&mut self, at: Nanos) {
+        if let Some(request) = &mut self.request {
+            request.record.sent_ns = Some(at.0);
+        }
+    }
+
     /// The response's head.
     pub(crate) fn head(&mut self, at: Nanos, head: Head) {
         let Some(request) = &mut self.request else { return };

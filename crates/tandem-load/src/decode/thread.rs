@@ -58,6 +58,7 @@ fn take(
         let mut seen = Seen::default();
         match event.what {
             What::Start { ticket, due } => assembly.start(event.slot, ticket, due, event.at),
+            What::Sent => assembly.sent(event.at),
             What::Head(head) => assembly.head(event.at, head),
             What::Body { n_bytes } => {
                 let (body, rest) = bytes.split_at(n_bytes as usize);

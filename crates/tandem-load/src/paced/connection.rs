@@ -6,7 +6,7 @@ use mio::net::TcpStream;
 use tandem_plan::Nanos;
 
 use super::answer::{Answers, Asked, parse_request};
-use crate::transport::socket::{enable_kernel_stamps, read_stamped};
+use crate::transport::stamps::{enable_receive, read_stamped};
 
 /// When the server did what for one request, on the server's clock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Connection {
     /// A connection that has said nothing.
     pub(super) fn new(stream: TcpStream) -> Self {
         // Where the kernel does not offer it, reads come without a stamp.
-        enable_kernel_stamps(&stream);
+        enable_receive(&stream);
         Self { stream, unread: Vec::new(), unwritten: Vec::new(), answer: None, stamp: None }
     }
 

@@ -1,6 +1,7 @@
 //! The JSON body of a chat request: everything but the messages and the output length is rendered once.
 //!
-//! Fields come in GenAI-Perf's order: model, messages, stream, max_tokens, then the rest.
+//! Fields come in GenAI-Perf's order: model, messages, stream, max_tokens, then the rest. `ignore_eos` and `min_tokens` stand at the top
+//! level, where vLLM, SGLang, TensorRT-LLM and every Dynamo take them; `nvext.ignore_eos` is refused by Dynamo from 1.3 on.
 
 use std::io::Write;
 
@@ -77,7 +78,6 @@ fn fields(spec: &LoadSpec) -> Map<String, Value> {
     put("max_tokens", json!(OSL));
     put("min_tokens", json!(OSL));
     put("ignore_eos", json!(true));
-    put("nvext", json!({"ignore_eos": true}));
     if spec.streaming && spec.include_usage {
         put("stream_options", json!({"include_usage": true}));
     }
@@ -114,7 +114,7 @@ mod tests {
         BodyTemplate::new(&spec()).unwrap().write(&[Message::user("hi")], 16, &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            r#"{"model":"r1","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":16,"min_tokens":16,"ignore_eos":true,"nvext":{"ignore_eos":true},"stream_options":{"include_usage":true}}"#
+            r#"{"model":"r1","messages":[{"role":"user","content":"hi"}],"stream":true,"max_tokens":16,"min_tokens":16,"ignore_eos":true,"stream_options":{"include_usage":true}}"#
         );
     }
 
@@ -128,9 +128,9 @@ mod tests {
     #[test]
     fn extra_inputs_replace_add_and_remove() {
         let mut s = spec();
-        s.extra_inputs = serde_json::from_str(r#"{"max_tokens":7,"temperature":0.5,"nvext":null}"#).unwrap();
+        s.extra_inputs = serde_json::from_str(r#"{"max_tokens":7,"temperature":0.5,"ignore_eos":null}"#).unwrap();
         let b = body(&s, "x");
-        assert_eq!((&b["max_tokens"], &b["temperature"], b.get("nvext")), (&json!(7), &json!(0.5), None));
+        assert_eq!((&b["max_tokens"], &b["temperature"], b.get("ignore_eos")), (&json!(7), &json!(0.5), None));
         s.extra_inputs = serde_json::from_str(r#"{"messages":[]}"#).unwrap();
         assert!(BodyTemplate::new(&s).is_err());
     }

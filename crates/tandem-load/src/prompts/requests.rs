@@ -23,7 +23,7 @@ use super::texts::Texts;
 use super::trace::{BLOCK_TOKENS, TraceRequest};
 use crate::error::LoadError;
 use crate::prompts::lengths::Lengths;
-use crate::spec::{Keep, LoadSpec, Prefix, Prompts, Turns};
+use crate::spec::{Keep, LoadSpec, Prefix, Prompts, Share, Turns};
 use crate::transport::request::RequestHead;
 
 /// A prompt that has been seen before is drawn again this often; prompts of very few tokens may not have enough different ones.
@@ -64,6 +64,7 @@ pub(crate) struct Requests {
     /// Tokens of the chat template that are part of the lengths asked for.
     n_template_within: u32,
     seed: u64,
+    share: Share,
     n_warmup: u32,
     n_requests: u32,
     next: u32,
@@ -117,6 +118,7 @@ impl Requests {
             turns: spec.turns.clone(),
             n_template_within,
             seed: spec.seed,
+            share: spec.share,
             n_warmup: spec.load.n_warmup,
             n_requests: spec.load.n_requests,
             next: 0,
@@ -236,13 +238,19 @@ impl Iterator for Requests {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
-        let n = self.next;
-        let (phase, index) = match n.checked_sub(self.n_warmup) {
-            None => (LoadPhase::Warmup, n),
-            Some(i) if i < self.n_requests => (LoadPhase::Profiling, i),
-            Some(_) => return None,
+        let (n, phase, index) = loop {
+            let n = self.next;
+            let (phase, index) = match n.checked_sub(self.n_warmup) {
+                None => (LoadPhase::Warmup, n),
+                Some(i) if i < self.n_requests => (LoadPhase::Profiling, i),
+                Some(_) => return None,
+            };
+            self.next += 1;
+            // What another client sends is only counted.
+            if self.share.has(index) {
+                break (n, phase, index);
+            }
         };
-        self.next += 1;
         let Draft { messages, isl, isl_at_server, osl, later, n_text } = self.draft(phase, index, n);
         let first = index * self.turns.as_ref().map_or(1, |turns| turns.max);
         let n_bytes: usize = messages.iter().map(|m| m.content.len()).sum();

@@ -5,18 +5,21 @@
 //! know where a response ends to send the next request), appends the body bytes to a batch and does
 //! nothing else; batches go to the decode thread.
 //!
-//! Reading order: `http` (responses), `request` (requests), `socket` (reads with stamps), `outbox` (what
-//! leaves for the decoder), `supply` (what comes from the prompt thread), `desk` (who sends it), `receive` (the loop), `timers`
+//! Reading order: `http` (responses), `request` (requests), `route` (how the server is reached), `socket` (one connection),
+//! `stamps` (the kernel's), `tls`, `outbox` (what leaves for the decoder), `supply` (what comes from the prompt thread), `desk` (who sends it), `receive` (the loop), `timers`
 //! (deadlines and precise waits).
 
 pub mod http;
 pub mod request;
+pub mod tls;
 
 pub(crate) mod desk;
 pub(crate) mod outbox;
 pub(crate) mod receive;
+pub(crate) mod route;
 pub(crate) mod slot;
 pub(crate) mod socket;
+pub(crate) mod stamps;
 pub(crate) mod supply;
 pub(crate) mod timer;
 pub(crate) mod turns;

@@ -31,6 +31,8 @@ pub(crate) enum What {
         /// When it was due; in a closed loop, when its slot became free.
         due: Nanos,
     },
+    /// The request's last byte left: at the kernel's stamp, or if it gave none when the last write had returned.
+    Sent,
     /// The response's head arrived.
     Head(Head),
     /// The next `n_bytes` of the batch's bytes are body, from one read.

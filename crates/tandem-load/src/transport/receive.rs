@@ -6,7 +6,6 @@
 //! leaves through the outbox as one start and one end; a slot in `free` has no work.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +16,13 @@ use tandem_plan::Nanos;
 use super::desk::{Desk, Next};
 use super::http::{Limits, Piece};
 use super::outbox::{Failure, Outbox, What};
-use super::slot::{Link, Slot, Work};
+use super::route::Route;
+use super::slot::{Departure, Link, Slot, Work};
 use super::socket::Socket;
 use super::timer::Timer;
 use super::turns::TurnQueue;
 use crate::clock::{Clock, WallOffset};
+use crate::gate::Gate;
 use crate::health::ReceiveHealth;
 use crate::pacing::Ticket;
 use crate::progress::Live;
@@ -40,8 +41,8 @@ const TURNS: Token = Token(usize::MAX - 1);
 /// What a loop needs.
 #[derive(Debug, Clone)]
 pub(crate) struct ReceiveConfig {
-    /// The server.
-    pub(crate) address: SocketAddr,
+    /// How the server is reached.
+    pub(crate) route: Arc<Route>,
     /// Requests that this thread may have in flight: its share.
     pub(crate) max_in_flight: usize,
     /// Connections that this thread opens before the first request.
@@ -60,13 +61,13 @@ pub(crate) struct ReceiveConfig {
 ///
 /// # Errors
 /// When the system refuses a poll.
-pub(crate) fn receive(mut receiver: Receiver) -> io::Result<ReceiveHealth> {
+pub(crate) fn receive(mut receiver: Receiver, gate: &dyn Gate) -> io::Result<ReceiveHealth> {
     let opened = receiver.open_first();
     if opened.is_err() {
         // The other threads wait for this one, and cannot carry the load without it.
         receiver.stop.stop_now();
     }
-    receiver.desk.start(&receiver.clock, receiver.config.n_ready);
+    receiver.desk.start(&receiver.clock, receiver.config.n_ready, gate);
     opened?;
     receiver.run()?;
     Ok(receiver.finish())
@@ -89,6 +90,8 @@ pub(crate) struct Receiver {
     stop: Arc<StopSignal>,
     /// When in-flight requests are cut, once sending has stopped.
     cut_at: Option<Nanos>,
+    /// When the last poll returned: what it reported had arrived by then.
+    polled: Nanos,
     wall: WallOffset,
     calibrated: Nanos,
     scanned: Nanos,
@@ -117,6 +120,7 @@ impl Receiver {
         let now = clock.now();
         Ok(Self {
             wall: WallOffset::measure(&clock),
+            polled: now,
             calibrated: now,
             scanned: now,
             wake_at: None,
@@ -187,7 +191,9 @@ impl Receiver {
     }
 
     fn poll(&mut self, events: &mut Events, wait: Duration) -> io::Result<()> {
-        match self.poll.poll(events, Some(wait)) {
+        let result = self.poll.poll(events, Some(wait));
+        self.polled = self.clock.now();
+        match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             result => result,
         }
@@ -226,8 +232,13 @@ impl Receiver {
         if event.is_writable() {
             self.continue_write(i);
         }
+        // The kernel reports a send stamp as it does an error; an error proper comes with the end of reading.
+        let is_error = event.is_error() && !self.slots[i].open_socket().is_some_and(|socket| socket.stamps_sends());
+        if event.is_error() {
+            self.note_departure(i, false);
+        }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
-            self.read(i, event.is_read_closed() || event.is_error());
+            self.read(i, event.is_read_closed() || is_error);
         }
     }
 
@@ -239,7 +250,7 @@ impl Receiver {
     }
 
     fn connect(&mut self, i: usize) {
-        match Socket::connect(self.config.address, self.poll.registry(), Token(i), self.config.kernel_stamps) {
+        match Socket::connect(&self.config.route, self.poll.registry(), Token(i), self.config.kernel_stamps) {
             Ok(socket) => {
                 self.health.n_connects += 1;
                 self.slots[i].link = Link::Connecting { socket, since: self.clock.now() };
@@ -251,7 +262,7 @@ impl Receiver {
     fn continue_connect(&mut self, i: usize) {
         let slot = &mut self.slots[i];
         match std::mem::replace(&mut slot.link, Link::Closed) {
-            Link::Connecting { socket, since } => match socket.finish_connect() {
+            Link::Connecting { mut socket, since } => match socket.continue_opening(&mut self.buffer) {
                 Ok(true) => {
                     slot.reader.reset();
                     slot.link = Link::Open { socket, n_served: 0 };
@@ -276,6 +287,8 @@ impl Receiver {
     /// Sends everything that may be sent now.
     fn dispatch(&mut self) {
         self.wake_at = None;
+        // Not only when deadlines are looked at: what ends in between would be replaced.
+        self.look_at_stop(self.clock.now());
         while self.cut_at.is_none() {
             let now = self.clock.now();
             match self.next_turn(now) {
@@ -359,6 +372,37 @@ impl Receiver {
                 work.moved = self.clock.now();
             }
         }
+        match socket.flush() {
+            Ok(true) => {}
+            Ok(false) => {
+                self.health.n_partial_writes += 1;
+                return;
+            }
+            Err(_) => return self.read(i, true),
+        }
+        if work.departure == Departure::Ahead {
+            work.departure = Departure::Awaited { byte: socket.last_byte(), written: self.clock.now() };
+            // A device that takes bytes at once has stamped them by now; another says so later.
+            self.note_departure(i, false);
+        }
+    }
+
+    /// Notes when a request's last byte left: by the kernel's stamp if it has come, else (with `at_last`) by when the last write returned.
+    fn note_departure(&mut self, i: usize, at_last: bool) {
+        let Slot { link: Link::Open { socket, .. }, work: Some(work), .. } = &mut self.slots[i] else { return };
+        let Departure::Awaited { byte, written } = work.departure else { return };
+        let stamped = if socket.stamps_sends() { socket.sent_at(byte) } else { None };
+        if stamped.is_none() && socket.stamps_sends() && !at_last {
+            return;
+        }
+        let sent = work.sent.unwrap_or(written);
+        // The two clocks are tied to within a fraction of a microsecond.
+        let at = stamped.map_or(written, |wall| self.wall.to_clock(wall)).max(sent);
+        self.health.n_sends += 1;
+        self.health.n_unstamped_sends += u64::from(stamped.is_none());
+        self.health.send_time.add(at.saturating_sub(sent));
+        work.departure = Departure::Noted;
+        self.outbox.push(slot_id(i), at, What::Sent);
     }
 
     // ---- receiving ----
@@ -372,15 +416,17 @@ impl Receiver {
         }
         while let Some(socket) = self.slots[i].open_socket() {
             match socket.read(&mut buffer) {
-                Ok((0, _)) => {
-                    self.closed(i, None);
-                    break;
-                }
-                Ok((n, wall)) => {
-                    let at = self.stamp(i, wall);
-                    self.received(i, at, &buffer[..n]);
+                Ok(taken) => {
+                    if taken.n > 0 {
+                        let at = self.stamp(i, taken.wall);
+                        self.received(i, at, &buffer[..taken.n]);
+                    }
+                    if taken.ended {
+                        self.closed(i, None);
+                        break;
+                    }
                     // An edge-triggered poll reports what comes after a short read.
-                    if n < buffer.len() && !to_end {
+                    if taken.drained && !to_end {
                         break;
                     }
                 }
@@ -396,22 +442,24 @@ impl Receiver {
         self.outbox.flush_if_due(Nanos::ZERO);
     }
 
-    /// The time of a read: the kernel's if it gave one that can be, never before the request was sent and never after now.
+    /// The time of a read: the kernel's if it gave one that can be, never before the request was sent and never after now. Without
+    /// one it is when the poll returned that reported it: the bytes were there by then, and other sockets' reads have not delayed it.
     fn stamp(&mut self, i: usize, wall: Option<u64>) -> Nanos {
-        let now = self.clock.now();
         self.health.n_reads += 1;
+        let earliest = self.slots[i].work.as_ref().map_or(Nanos::ZERO, |w| w.moved);
         let Some(wall) = wall else {
             self.health.n_unstamped_reads += 1;
-            return now;
+            return self.polled.max(earliest);
         };
+        let now = self.clock.now();
         let at = self.wall.to_clock(wall);
         self.health.read_lag.add(now.saturating_sub(at));
-        let earliest = self.slots[i].work.as_ref().map_or(Nanos::ZERO, |w| w.moved);
         at.max(earliest).min(now)
     }
 
     fn received(&mut self, i: usize, at: Nanos, mut input: &[u8]) {
         self.health.n_bytes += input.len() as u64;
+        self.note_departure(i, true);
         let slot = &mut self.slots[i];
         let Some(work) = &mut slot.work else {
             // Bytes that answer nothing: the connection cannot be trusted.
@@ -443,7 +491,7 @@ impl Receiver {
     /// A whole response has arrived.
     fn complete(&mut self, i: usize, at: Nanos, clean: bool) {
         let slot = &mut self.slots[i];
-        let written = slot.work.as_ref().is_some_and(Work::is_written);
+        let written = slot.work.as_ref().is_some_and(|work| work.departure != Departure::Ahead);
         let keep = clean && written && slot.reader.keep_alive();
         self.health.n_unasked += u64::from(!clean);
         match &mut slot.link {
@@ -477,7 +525,7 @@ impl Receiver {
         if reused && !work.answered && !work.resent {
             // The server gave up an idle connection just as it was used again: no fault of the request.
             work.resent = true;
-            work.n_written = 0;
+            (work.n_written, work.departure) = (0, Departure::Ahead);
             self.health.n_resent += 1;
             return self.connect(i);
         }
@@ -544,10 +592,7 @@ impl Receiver {
         match self.stop.level() {
             Stop::No => {}
             Stop::Graceful => self.stop_sending(now),
-            Stop::Now => {
-                self.stop_sending(now);
-                self.cut_at = Some(now);
-            }
+            Stop::Now => self.cut_at = Some(self.cut_at.map_or(now, |cut| cut.min(now))),
         }
     }
 

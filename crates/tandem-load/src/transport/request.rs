@@ -51,10 +51,13 @@ impl RequestHead {
         let accept = if streaming { "text/event-stream" } else { "application/json" };
         let mut head = format!(
             "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nAccept: {accept}\r\nUser-Agent: tandem/{}\r\n",
-            target.path(),
+            target.request_target(),
             target.authority(),
             env!("CARGO_PKG_VERSION")
         );
+        if let Some(value) = target.proxy_authorization() {
+            head.push_str(&format!("Proxy-Authorization: {value}\r\n"));
+        }
         if let Some(ApiKey(key)) = api_key {
             if !is_value(key) || key.is_empty() {
                 return Err(LoadError::Spec { field: "api_key", reason: "empty, or holds characters that no header may hold".into() });

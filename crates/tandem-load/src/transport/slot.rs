@@ -27,6 +27,22 @@ pub(crate) enum Link {
     },
 }
 
+/// When a request's last byte leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// It has not been written.
+    Ahead,
+    /// Written, and the kernel has not said when that byte left.
+    Awaited {
+        /// The byte's number, as the kernel counts.
+        byte: u32,
+        /// When the last write had returned.
+        written: Nanos,
+    },
+    /// Noted.
+    Noted,
+}
+
 /// The request that a slot is working on.
 #[derive(Debug)]
 pub(crate) struct Work {
@@ -42,6 +58,8 @@ pub(crate) struct Work {
     pub(crate) n_written: usize,
     /// Whether any byte of the response has arrived.
     pub(crate) answered: bool,
+    /// What is known of when its last byte left.
+    pub(crate) departure: Departure,
     /// Whether it has been sent again on a new connection.
     pub(crate) resent: bool,
     /// When bytes moved last, either way.
@@ -51,7 +69,17 @@ pub(crate) struct Work {
 impl Work {
     /// A request that is about to be sent.
     pub(crate) fn new(ticket: Ticket, request: Vec<u8>, now: Nanos) -> Self {
-        Self { ticket, due: ticket.scheduled.unwrap_or(now), sent: None, request, n_written: 0, answered: false, resent: false, moved: now }
+        Self {
+            ticket,
+            due: ticket.scheduled.unwrap_or(now),
+            sent: None,
+            request,
+            n_written: 0,
+            answered: false,
+            departure: Departure::Ahead,
+            resent: false,
+            moved: now,
+        }
     }
 
     /// Whether the whole request has been written.

@@ -111,7 +111,8 @@ fn serve(mut stream: TcpStream, counts: &Counts, script: &Script, stop: &AtomicB
     }
 }
 
-fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+/// The next request of a connection: its head and its body; what came after it stays in `buffer`.
+pub(crate) fn read_request(stream: &mut impl Read, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
     let mut piece = [0; 4096];
     loop {
         if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {

@@ -9,6 +9,7 @@ mod bins;
 mod inclusive;
 mod interval;
 pub(crate) mod repeats;
+pub mod resample;
 mod slices;
 mod steady;
 

@@ -96,6 +96,8 @@ pub struct PointArtifacts {
     pub analysis: Analysis,
     /// The telemetry section of `result.json`; null without telemetry.
     pub telemetry: Value,
+    /// How the client fared, for `result.json`; null where nobody says.
+    pub client: Value,
     /// Whether GenAI-Perf's files count as GenAI-Perf does.
     pub genai_perf_compat: bool,
     /// Its files, relative to the run folder.
@@ -193,7 +195,7 @@ pub fn render_point(records: &[RequestRecord], context: &PointContext) -> PointA
     }
     let files = files.into_iter().map(|(name, bytes)| (format!("{directory}/{name}"), bytes)).collect();
     let genai_perf_compat = context.options.genai_perf_compat;
-    PointArtifacts { directory, summary, analysis, telemetry: telemetry_json, genai_perf_compat, files }
+    PointArtifacts { directory, summary, analysis, telemetry: telemetry_json, client: Value::Null, genai_perf_compat, files }
 }
 
 /// All files of a run: those of its points, `perf_summary.txt` and `result.json`.

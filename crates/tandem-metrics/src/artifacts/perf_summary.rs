@@ -4,12 +4,13 @@
 //! title names the point's concurrency and a blank line separates blocks. A figure that does not apply
 //! (TTFT, TPOT and per-user throughput without streaming) or does not exist is `N/A`, so that the lines stay the same.
 //! Loads that are driven by time have two more lines, latencies from when a request was due: what a user would have waited.
+//! Where GPUs were sampled three more lines say power, energy per output token and tokens per second and watt.
 //! Points with failed requests or invalid figures say so above their block.
 
 use crate::artifacts::python;
 use crate::metrics::{
-    Metric, effective_latency, effective_ttft, output_throughput, output_throughput_per_gpu, output_throughput_per_user, request_latency,
-    request_throughput, total_throughput_per_gpu, tpot, ttft,
+    Metric, effective_latency, effective_ttft, energy_per_output_token, gpu_power, output_throughput, output_throughput_per_gpu,
+    output_throughput_per_user, output_tokens_per_joule, request_latency, request_throughput, total_throughput_per_gpu, tpot, ttft,
 };
 use crate::summary::Summary;
 use crate::validity::Verdict;
@@ -31,6 +32,13 @@ static LINES: [(&str, &Metric); 8] = [
 /// Further lines of loads that are driven by time.
 static FROM_SCHEDULE: [(&str, &Metric); 2] =
     [("Average latency from schedule (ms)", &effective_latency::METRIC), ("Average TTFT from schedule (ms)", &effective_ttft::METRIC)];
+
+/// Further lines of loads whose GPUs were sampled.
+static ENERGY: [(&str, &Metric); 3] = [
+    ("Average GPU power (W)", &gpu_power::METRIC),
+    ("Energy per output token (J)", &energy_per_output_token::METRIC),
+    ("Output tokens per second per watt (tps/W)", &output_tokens_per_joule::METRIC),
+];
 
 /// The file's text, from the summaries in the order of the load points.
 #[must_use]
@@ -55,6 +63,10 @@ fn block(summary: &Summary, name_point: bool) -> String {
     for (label, metric) in LINES.into_iter().chain(FROM_SCHEDULE.into_iter().filter(|_| is_timed)) {
         let value = summary.avg(metric).map_or_else(|| "N/A".to_owned(), python::fixed2);
         out.push_str(&format!("{label:<46}: {value}\n"));
+    }
+    for (label, value) in ENERGY.into_iter().filter_map(|(label, metric)| Some((label, summary.avg(metric)?))) {
+        // A token may cost a hundredth of a joule, or a watt give a hundredth of a token: two decimals would say nothing.
+        out.push_str(&format!("{label:<46}: {value:.4}\n"));
     }
     out
 }

@@ -73,6 +73,9 @@ struct Facts {
     isl_server: Option<u32>,
     osl_client: Option<u32>,
     osl_server: Option<u32>,
+    /// When the request's last byte left, ns after `request_start_ns`; absent if unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    send_stamp_ns: Option<u64>,
     /// Tokens of the messages without the chat template and of the answer without reasoning, where they were counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     prompt_text_tokens: Option<u32>,
@@ -169,6 +172,7 @@ fn facts(record: &RequestRecord) -> Facts {
         isl_server: record.isl.server,
         osl_client: record.osl.client,
         osl_server: record.osl.server,
+        send_stamp_ns: record.sent_ns.map(|ns| ns.saturating_sub(record.start_ns)),
         prompt_text_tokens: record.text_tokens.prompt,
         answer_text_tokens: record.text_tokens.answer,
         chunk_ns: chunks.iter().map(|chunk| chunk.at_ns.saturating_sub(record.start_ns)).collect(),
@@ -266,6 +270,7 @@ pub fn parse_line(text: &str, number: usize, clock: RunClock) -> Result<RequestR
             .ok_or_else(|| unknown("metadata.benchmark_phase", &metadata.benchmark_phase))?,
         scheduled_ns: since_origin(metadata.credit_issued_ns, "credit_issued_ns")?,
         start_ns,
+        sent_ns: facts.send_stamp_ns.map(|ns| start_ns.saturating_add(ns)),
         ack_ns: metadata.request_ack_ns.map(|ns| since_origin(ns, "request_ack_ns")).transpose()?,
         end_ns: since_origin(metadata.request_end_ns, "request_end_ns")?,
         chunks: chunks(&facts, start_ns),

@@ -100,6 +100,7 @@ fn point_json(point: &PointArtifacts) -> Value {
     for (key, value) in point.analysis.to_json() {
         entry[key] = value;
     }
+    entry["client"] = point.client.clone();
     entry["telemetry"] = point.telemetry.clone();
     entry
 }

@@ -95,6 +95,9 @@ pub struct RequestRecord {
     pub scheduled_ns: u64,
     /// When its sending began, ns. Latencies count from here.
     pub start_ns: u64,
+    /// When its last byte left the client's host, ns, if known: the kernel's stamp where it gives one, else the time after the last write.
+    /// Not the origin of any latency, but how long sending took.
+    pub sent_ns: Option<u64>,
     /// When the first byte of the response arrived, ns.
     pub ack_ns: Option<u64>,
     /// When the response ended or the failure was noticed, ns. The request was in flight until here.
@@ -129,6 +132,7 @@ impl RequestRecord {
             phase,
             scheduled_ns,
             start_ns: scheduled_ns,
+            sent_ns: None,
             ack_ns: None,
             end_ns: scheduled_ns,
             chunks: ChunkLog::new(),

@@ -81,10 +81,15 @@ impl LineChart<'_> {
 
     /// Along the upper edge and back along the lower one; gaps are skipped.
     fn band_path(&self, frame: &Frame, band: &[Option<(f64, f64)>]) -> String {
-        let known: Vec<(f64, f64, f64)> = self.places.iter().zip(band).filter_map(|(x, b)| b.map(|(low, high)| (*x, low, high))).collect();
-        let upper = known.iter().map(|(x, _, high)| (*x, *high));
-        let lower = known.iter().rev().map(|(x, low, _)| (*x, *low));
-        frame.path(upper.chain(lower).map(Some)) + "Z"
+        let places: Vec<(f64, Option<(f64, f64)>)> = self.places.iter().copied().zip(band.iter().copied()).collect();
+        // A band of its own between any two gaps.
+        let stretches = places.split(|(_, b)| b.is_none()).filter(|stretch| stretch.len() > 1);
+        let outline = |stretch: &[(f64, Option<(f64, f64)>)]| {
+            let upper = stretch.iter().filter_map(|(x, b)| Some((*x, b.as_ref()?.1)));
+            let lower = stretch.iter().rev().filter_map(|(x, b)| Some((*x, b.as_ref()?.0)));
+            frame.path(upper.chain(lower).map(Some)) + "Z"
+        };
+        stretches.map(outline).collect()
     }
 
     fn hover(&self, frame: &Frame) -> String {

@@ -1,21 +1,13 @@
 //! Intervals by resampling requests: what the same run could have shown, had other of its requests come up.
 //!
-//! Requests that run together share their fate, so blocks of successive requests are drawn, each as long as the concurrency
-//! (a circular block bootstrap), not single ones. Throughput in a closed loop is concurrency times tokens over
+//! Requests are drawn in blocks (`tandem_metrics::analysis::resample`). Throughput in a closed loop is concurrency times tokens over
 //! request time, so it is resampled as the sum of output tokens over the sum of latencies. What an interval cannot know is how
 //! much another run on another day would differ.
 
+use tandem_metrics::analysis::resample::{Blocks, MIN_REQUESTS, MIN_REQUESTS_FOR_P99, block_length, interval_95, quantile};
 use tandem_metrics::metrics::{Metric, output_throughput_per_gpu};
 
 use crate::data::{Digest, RequestMetric};
-
-/// Fewer requests than this, or fewer blocks than [`MIN_BLOCKS`], say nothing about spread.
-const MIN_REQUESTS: usize = 8;
-const MIN_BLOCKS: usize = 4;
-/// A 99th percentile of fewer requests is their maximum, which resampling cannot exceed.
-const MIN_REQUESTS_FOR_P99: usize = 100;
-/// Half of what lies outside a 95 % interval.
-const TAIL: f64 = 0.025;
 
 /// What is computed from each resample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +40,8 @@ pub(super) struct Resamples<'a> {
 impl<'a> Resamples<'a> {
     /// None when there are too few requests.
     pub(super) fn of(digest: &'a Digest, concurrency: Option<u32>, stream: u64) -> Option<Self> {
-        let n = digest.requests.len();
-        let together = concurrency.map_or(1, |n| n as usize).max(1);
-        let block = together.min(n / MIN_BLOCKS);
-        (n >= MIN_REQUESTS && block > 0).then_some(Resamples { digest, block, is_closed_loop: concurrency.is_some(), stream })
+        let block = block_length(digest.requests.len(), concurrency)?;
+        Some(Resamples { digest, block, is_closed_loop: concurrency.is_some(), stream })
     }
 
     /// The 95 % interval of `b / a - 1` of a statistic whose figures have the ratio `ratio`.
@@ -68,8 +58,7 @@ impl<'a> Resamples<'a> {
         if changes.len() < n_resamples / 2 {
             return None;
         }
-        changes.sort_unstable_by(f64::total_cmp);
-        Some((quantile(&changes, TAIL), quantile(&changes, 1.0 - TAIL)))
+        Some(interval_95(&mut changes))
     }
 
     /// Output tokens over request time of all requests; none in an open loop, where arrivals decide about throughput.
@@ -85,38 +74,26 @@ impl<'a> Resamples<'a> {
     /// The statistic of each of `n_resamples` resamples.
     fn draw(&self, statistic: Statistic, n_resamples: usize) -> Option<Vec<f64>> {
         let (values, weights) = self.columns(statistic)?;
-        let mut random = SplitMix(0x7461_6e64_656d ^ self.stream);
+        let mut blocks = Blocks::new(values.len(), self.block, self.stream);
         if matches!(statistic, Statistic::P99(_)) {
             let mut drawn = Vec::with_capacity(values.len());
-            return Some((0..n_resamples).map(|_| self.resampled_p99(&values, &mut drawn, &mut random)).collect());
+            let mut p99 = || {
+                blocks.draw(&values, &mut drawn);
+                quantile(&mut drawn, 0.99)
+            };
+            return Some((0..n_resamples).map(|_| p99()).collect());
         }
         let (values, weights) = (CircularSums::of(&values), CircularSums::of(&weights));
-        Some((0..n_resamples).map(|_| self.resampled_ratio(&values, &weights, &mut random)).collect())
-    }
-
-    /// The sum of the values over that of the weights, of one resample. Whole blocks are summed at once.
-    fn resampled_ratio(&self, values: &CircularSums, weights: &CircularSums, random: &mut SplitMix) -> f64 {
-        let n = values.len();
-        let (mut left, mut value, mut weight) = (n, 0.0, 0.0);
-        while left > 0 {
-            let (start, length) = (random.below(n), left.min(self.block));
-            value += values.sum(start, length);
-            weight += weights.sum(start, length);
-            left -= length;
-        }
-        value / weight
-    }
-
-    fn resampled_p99(&self, values: &[f64], drawn: &mut Vec<f64>, random: &mut SplitMix) -> f64 {
-        let n = values.len();
-        drawn.clear();
-        while drawn.len() < n {
-            let (start, length) = (random.below(n), (n - drawn.len()).min(self.block));
-            let until_end = length.min(n - start);
-            drawn.extend_from_slice(&values[start..start + until_end]);
-            drawn.extend_from_slice(&values[..length - until_end]);
-        }
-        p99(drawn)
+        // The sum of the values over that of the weights; whole blocks are summed at once.
+        let mut ratio = || {
+            let (mut value, mut weight) = (0.0, 0.0);
+            blocks.resample(|start, length| {
+                value += values.sum(start, length);
+                weight += weights.sum(start, length);
+            });
+            value / weight
+        };
+        Some((0..n_resamples).map(|_| ratio()).collect())
     }
 
     /// Numerators and denominators of a statistic, one of each a request.
@@ -162,39 +139,9 @@ impl CircularSums {
     }
 }
 
-fn p99(values: &mut [f64]) -> f64 {
-    let index = (values.len() - 1) * 99 / 100;
-    *values.select_nth_unstable_by(index, f64::total_cmp).1
-}
-
-/// Of ascending values, by the nearest rank.
-fn quantile(sorted: &[f64], q: f64) -> f64 {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= q <= 1 of a length")]
-    let index = (q * (sorted.len() - 1) as f64).round() as usize;
-    sorted[index]
-}
-
-/// A small generator with a fixed seed: an interval must not change when a page is made again.
-#[derive(Debug)]
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n`.
-    fn below(&mut self, n: usize) -> usize {
-        let wide = u128::from(self.next()) * n as u128;
-        usize::try_from(wide >> 64).expect("the product's upper half is below n")
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tandem_metrics::analysis::resample::SplitMix;
     use tandem_metrics::{Chunk, LoadPhase, RequestRecord};
 
     use super::*;

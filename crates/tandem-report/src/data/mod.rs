@@ -2,6 +2,7 @@
 
 mod digest;
 pub(crate) mod error;
+pub(crate) mod gpus;
 pub(crate) mod iterations;
 pub(crate) mod plan_facts;
 pub(crate) mod prediction;

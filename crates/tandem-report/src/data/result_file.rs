@@ -11,6 +11,7 @@ use tandem_metrics::artifacts::result::RESULT_SCHEMA_VERSION;
 use tandem_metrics::metrics::Metric;
 
 use super::error::ReportError;
+use super::gpus::SavedTelemetry;
 
 /// The document.
 #[derive(Debug, Clone, Deserialize)]
@@ -64,6 +65,8 @@ pub(crate) struct SavedPoint {
     pub(crate) outcomes: BTreeMap<String, u64>,
     #[serde(default, deserialize_with = "figures")]
     pub(crate) summary: BTreeMap<String, SavedFigure>,
+    #[serde(default)]
+    pub(crate) telemetry: Option<SavedTelemetry>,
 }
 
 /// What was asked of a load point. Points of two runs are compared when these are equal.

@@ -6,6 +6,7 @@ use tandem_plan::Phase;
 
 use super::digest::Digest;
 use super::error::ReportError;
+use super::gpus::Gpus;
 use super::iterations::PhaseLog;
 use super::plan_facts::PlanFacts;
 use super::prediction::Predicted;
@@ -27,6 +28,7 @@ pub struct Run {
     pub(crate) predictions: Vec<Option<Predicted>>,
     /// Why something was not predicted.
     pub(crate) prediction_remarks: Vec<String>,
+    pub(crate) gpus: Option<Gpus>,
     pub(crate) evidence: Vec<Evidence>,
     /// What could not be read: said on the page, so that nothing is missing silently.
     pub(crate) problems: Vec<String>,
@@ -84,6 +86,7 @@ impl Run {
             logs: Vec::new(),
             predictions: vec![None; result.points.len()],
             prediction_remarks: Vec::new(),
+            gpus: None,
             evidence: Vec::new(),
             problems: Vec::new(),
             result,
@@ -129,6 +132,14 @@ impl Run {
         }
         if log.n_steps() > 0 {
             self.logs.push((phase, log));
+        }
+    }
+
+    /// Takes the text of `telemetry.jsonl`.
+    pub fn set_telemetry(&mut self, text: &str) {
+        match Gpus::parse(text) {
+            Ok(gpus) => self.gpus = gpus,
+            Err(error) => self.problems.push(format!("telemetry.jsonl: {error}")),
         }
     }
 

@@ -9,6 +9,7 @@
 mod comparison;
 mod exploration;
 mod figures;
+mod gpus;
 mod live;
 mod overview;
 mod parts;

@@ -7,10 +7,10 @@ use tandem_metrics::metrics::{
     self, output_throughput_per_gpu, output_throughput_per_user, request_latency, steady_concurrency, tpot, ttft,
 };
 
-use super::figures;
 use super::overview::reasons;
 use super::parts::{Cell, Page, Table, badge};
 use super::prediction;
+use super::{figures, gpus};
 use crate::data::plan_facts::{PlanFacts, WorkerGroup};
 use crate::data::result_file::SavedPoint;
 use crate::data::run::Run;
@@ -36,6 +36,7 @@ pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[boo
         figures::distributions(page, run);
         details(page, run, is_detailed);
     }
+    gpus::write(page, run);
     if !run.logs.is_empty() && index >= MAX_RUNS_WITH_STEPS {
         page.heading(3, None, "Engine steps");
         page.paragraph("quiet", "Left out, to keep this page small: a page with fewer runs has them.");

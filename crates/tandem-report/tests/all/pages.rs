@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tandem_metrics::Verdict;
+use tandem_metrics::telemetry::{Subject, SubjectKind, line};
 use tandem_report::{Gate, Run, compare, comparison_markdown, json as report_json, markdown};
 
 use crate::fixture::{comparisons, page, records, result, run, run_of, text};
@@ -218,4 +219,61 @@ fn json_carries_verdicts_figures_and_changes() {
     let ttft = changes.iter().find(|change| change["metric"] == "ttft" && change["stat"] == "avg").unwrap();
     assert_eq!(ttft["change"], 1.0);
     assert!(!json["frontier"].as_array().unwrap().is_empty());
+}
+
+/// Telemetry of ten seconds: two GPUs at 300 and 500 W, and what the point's figures say of them.
+#[test]
+fn telemetry_of_gpus_is_drawn_by_role_and_their_energy_is_told() {
+    let gpu = |id: &str, role: &str| Subject {
+        kind: SubjectKind::Gpu,
+        host: "n1".to_owned(),
+        id: id.to_owned(),
+        index: Some(0),
+        name: "NVIDIA H100".to_owned(),
+        role: Some(role.to_owned()),
+    };
+    let mut telemetry = String::new();
+    for second in 0..=10u64 {
+        let values = |watts: f64, memory_c: f64| {
+            [
+                ("power_w", watts),
+                ("temperature_c", 50.0),
+                ("memory_temperature_c", memory_c),
+                ("sm_clock_mhz", 1980.0),
+                ("gpu_utilization_percent", 80.0),
+            ]
+        };
+        telemetry += &line(second * 1_000_000_000, &gpu("GPU-a", "prefill"), &values(300.0, 61.0));
+        telemetry += &line(second * 1_000_000_000, &gpu("GPU-b", "decode"), &values(500.0, 72.0));
+    }
+    let mut result = result();
+    let role = |joules: f64, watts: f64| json!({"n_gpus": 1, "energy_j": joules, "mean_power_w": watts, "output_tokens_per_joule": 400.0 / joules});
+    result["points"][0]["telemetry"] = json!({"energy": {"total_j": 8000.0, "mean_power_w": 800.0, "roles": {"prefill": role(3000.0, 300.0), "decode": role(5000.0, 500.0)}}});
+    let mut run = run_of("powered", &result, None);
+    run.set_telemetry(&telemetry);
+    let html = page(&[run.clone()]);
+    for title in [
+        "GPU power, by role",
+        "GPU temperature, by role",
+        "GPU memory temperature, by role",
+        "SM clock, by role",
+        "GPU utilisation, by role",
+    ] {
+        assert!(html.contains(title), "{title}");
+    }
+    assert!(!html.contains("GPU memory in use"), "what nobody sampled is not drawn");
+    // 8,000 J for 400 tokens.
+    let markdown = markdown(&[run.clone()], &[]);
+    assert!(markdown.contains("| decode | 1 | 5,000 | 500 | 12.50 | 0.08000 |"), "{markdown}");
+    assert!(markdown.contains("| together | 2 | 8,000 | 800 | 20 | 0.05000 |"), "{markdown}");
+    let json = report_json(&[run], &[]);
+    assert_eq!(
+        json["runs"][0]["points"][0]["energy"][2],
+        json!({"role": "together", "n_gpus": 2, "energy_j": 8000.0,
+        "mean_power_w": 800.0, "joules_per_output_token": 20.0, "output_tokens_per_s_per_w": 0.05})
+    );
+    assert_eq!(json["runs"][0]["points"][1]["energy"], Value::Null);
+    let mut broken = run_of("broken", &result, None);
+    broken.set_telemetry("{}\n");
+    assert!(page(&[broken]).contains("telemetry.jsonl: line 1"));
 }

@@ -27,6 +27,12 @@ impl Correction {
         Correction([factor.ln(); CORRECTION_BATCHES])
     }
 
+    /// The same, longer by a factor whose logarithm is `ln`.
+    #[must_use]
+    pub fn shifted(&self, ln: f64) -> Self {
+        Correction(self.0.map(|own| own + ln))
+    }
+
     /// The factor at a mean batch; beyond 1 to 1024 that of the end.
     #[must_use]
     pub fn factor(&self, batch: f64) -> f64 {

@@ -97,6 +97,13 @@ impl Field {
         self.parts().map(|(centre, _)| kernel(square_distance(centre, at))).fold(0.0, f64::max)
     }
 
+    /// Adds the centres of another field to this one.
+    pub(super) fn extend(&mut self, other: &Field) {
+        self.centres.extend_from_slice(&other.centres);
+        self.weights.extend_from_slice(&other.weights);
+        self.memo = Mutex::default();
+    }
+
     /// One text a centre: its weight, then its coordinates.
     pub(crate) fn to_lines(&self) -> Vec<String> {
         let line = |(centre, weight): (&[f64], f64)| {

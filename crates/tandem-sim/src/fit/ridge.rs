@@ -28,14 +28,15 @@ pub(super) fn solve(equations: &[Equation], lambda: &[f64], huber: f64) -> Vec<f
     w
 }
 
-/// Coefficients with which each row times them is nearest to 1.
-pub(crate) fn least_squares(rows: &[Vec<f64>]) -> Vec<f64> {
-    let n = rows.first().map_or(0, Vec::len);
-    // Columns of one size, or the penalty that keeps the system solvable would fall on the small ones alone.
-    let size: Vec<f64> = (0..n).map(|j| rows.iter().map(|r| r[j] * r[j]).sum::<f64>().sqrt().max(f64::MIN_POSITIVE)).collect();
-    let scaled = |r: &Vec<f64>| Equation { x: r.iter().zip(&size).map(|(x, s)| x / s).collect(), y: 1.0, weight: 1.0, at: Vec::new() };
-    let w = weighted(&rows.iter().map(scaled).collect::<Vec<_>>(), &vec![0.0; n], |_| 1.0);
-    w.iter().zip(&size).map(|(w, s)| w / s).collect()
+/// Coefficients with which each row times them is nearest to 1, residuals beyond `huber` counted linearly; penalties are in units of a
+/// column's own weight.
+pub(crate) fn regress(rows: &[Vec<f64>], penalties: &[f64], huber: f64) -> Vec<f64> {
+    // Columns of one size, or a penalty would fall on the small ones alone.
+    let size = |j: usize| rows.iter().map(|r| r[j] * r[j]).sum::<f64>().sqrt().max(f64::MIN_POSITIVE);
+    let sizes: Vec<f64> = (0..penalties.len()).map(size).collect();
+    let scaled = |r: &Vec<f64>| Equation { x: r.iter().zip(&sizes).map(|(x, s)| x / s).collect(), at: Vec::new(), y: 1.0, weight: 1.0 };
+    let w = solve(&rows.iter().map(scaled).collect::<Vec<_>>(), penalties, huber);
+    w.iter().zip(&sizes).map(|(w, s)| w / s).collect()
 }
 
 /// Loss of `w` without its penalty.

@@ -1,20 +1,26 @@
 //! Step costs and overheads of an engine, from the iteration lines of runs.
 //!
-//! A step's time is fitted as linear in its prompt tokens, decoding sequences and attended pairs, with relative least squares and no
-//! negative cost; then scaled so that all fitted steps together take as long as measured, because throughput depends on the sum.
+//! A step's time is fitted as linear in its prompt tokens, decoding sequences and attended pairs (no negative cost), with bends at which
+//! a row costs more or less, by relative least squares that hardly look at outliers; then scaled so that all fitted steps together take as
+//! long as measured, because throughput depends on the sum. While other workers compute, a step advances slower.
 
 use serde_json::{Value, json};
 use tandem_plan::Phase;
 use tandem_sched::iteration::IterationLine;
 use thiserror::Error;
 
-use super::costs::LinearCosts;
+use super::costs::{BENDS, LinearCosts};
 use super::setup::{Acceptance, Overheads};
+use crate::fit::regress;
 
 /// Version of the file's form.
-const SCHEMA: u64 = 1;
+const SCHEMA: u64 = 2;
 /// Steps of a phase below which nothing is fitted.
 const MIN_STEPS: usize = 20;
+/// Relative error of a step from which on it counts linearly: another process had the core.
+const OUTLIER: f64 = 0.1;
+/// Penalty of a bend, in units of the whole column's weight.
+const BEND_PENALTY: f64 = 1e-4;
 /// Shares of contention that are tried.
 const CONTENTION: [f64; 16] = [0.0, 0.02, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0];
 
@@ -59,8 +65,8 @@ pub enum CalibrationError {
 pub struct ObservedStep {
     /// The step.
     pub line: IterationLine,
-    /// Other workers that computed when it began.
-    pub others: u32,
+    /// Seconds of it during which 0, 1, 2, and 3 or more other workers computed.
+    pub beside_s: [f64; 4],
     /// Seconds since the step before it ended; none for a worker's first.
     pub gap_s: Option<f64>,
 }
@@ -82,13 +88,9 @@ impl Observed {
         for (own, (phase, lines)) in workers.iter().enumerate() {
             let mut before: Option<&IterationLine> = None;
             for line in lines {
-                let computes = |other: &[IterationLine]| {
-                    let next = other.partition_point(|l| l.begin <= line.begin);
-                    next > 0 && other[next - 1].begin + other[next - 1].took > line.begin
-                };
-                let others = workers.iter().enumerate().filter(|(i, (_, lines))| *i != own && computes(lines)).count();
+                let others = workers.iter().enumerate().filter(|(i, _)| *i != own).map(|(_, (_, lines))| lines.as_slice());
                 let gap_s = before.map(|b| line.begin.saturating_sub(b.begin + b.took).as_secs_f64());
-                let step = ObservedStep { line: *line, others: u32::try_from(others).unwrap_or(u32::MAX), gap_s };
+                let step = ObservedStep { line: *line, beside_s: beside(line, others), gap_s };
                 match phase {
                     Phase::Prefill => observed.prefill.push(step),
                     Phase::Decode => observed.decode.push(step),
@@ -136,6 +138,26 @@ impl Observed {
     }
 }
 
+/// Seconds of `line` during which so many of `others` computed.
+fn beside<'a>(line: &IterationLine, others: impl Iterator<Item = &'a [IterationLine]>) -> [f64; 4] {
+    let (begin, end) = (line.begin, line.begin + line.took);
+    let mut changes = vec![(begin, 0), (end, 0)];
+    for lines in others {
+        let first = lines.partition_point(|l| l.begin + l.took <= begin);
+        for other in lines[first..].iter().take_while(|l| l.begin < end) {
+            changes.push((other.begin.max(begin), 1));
+            changes.push(((other.begin + other.took).min(end), -1));
+        }
+    }
+    changes.sort_unstable();
+    let (mut seconds, mut n) = ([0.0; 4], 0_i32);
+    for pair in changes.windows(2) {
+        n += pair[0].1;
+        seconds[usize::try_from(n).unwrap_or(0).min(3)] += (pair[1].0 - pair[0].0).as_secs_f64();
+    }
+    seconds
+}
+
 /// Fits the steps of one phase; the costs and the median relative error of a step.
 ///
 /// # Errors
@@ -144,17 +166,17 @@ pub fn fit_steps(phase: Phase, steps: &[ObservedStep]) -> Result<(LinearCosts, f
     if steps.len() < MIN_STEPS {
         return Err(CalibrationError::TooFew { n: steps.len(), phase });
     }
-    let shared = steps.iter().any(|s| s.others > 0) && steps.iter().any(|s| s.others == 0);
+    let share = |s: &ObservedStep| s.beside_s[0] / took(s);
+    let shared = steps.iter().any(|s| share(s) < 0.7) && steps.iter().any(|s| share(s) > 0.9);
     let tried = if shared { &CONTENTION[..] } else { &CONTENTION[..1] };
     let fits = tried.iter().map(|&contention| fit_at(steps, contention));
     let (mut costs, _) = fits.min_by(|a, b| a.1.total_cmp(&b.1)).expect("at least one share is tried");
     let predicted: f64 = steps.iter().map(|s| seconds(&costs, s)).sum();
-    let measured: f64 = steps.iter().map(|s| s.line.took.as_secs_f64()).sum();
+    let measured: f64 = steps.iter().map(|s| work(costs.contention, s)).sum();
     let scale = measured / predicted;
-    for cost in [&mut costs.step_us, &mut costs.prefill_token_us, &mut costs.decode_seq_us, &mut costs.attended_us] {
-        *cost *= scale;
-    }
-    let mut errors: Vec<f64> = steps.iter().map(|s| (seconds(&costs, s) / took(s) - 1.0).abs()).collect();
+    let plain = [&mut costs.step_us, &mut costs.prefill_token_us, &mut costs.decode_seq_us, &mut costs.attended_us];
+    plain.into_iter().chain(&mut costs.bends_us).for_each(|cost| *cost *= scale);
+    let mut errors: Vec<f64> = steps.iter().map(|s| error(&costs, s).abs()).collect();
     Ok((costs, crate::des::percentile(&mut errors, 0.5)))
 }
 
@@ -163,39 +185,58 @@ fn took(s: &ObservedStep) -> f64 {
 }
 
 fn seconds(costs: &LinearCosts, s: &ObservedStep) -> f64 {
-    costs.seconds(s.line.n_ctx_tokens, s.line.n_gen_tokens, s.line.n_attended, s.others)
+    costs.seconds(s.line.n_ctx_tokens, s.line.n_gen_tokens, s.line.n_attended)
 }
 
-/// Relative least squares at a given contention; columns with a negative cost are left out, the worst first.
+/// Seconds that the step would have taken alone.
+fn work(contention: f64, s: &ObservedStep) -> f64 {
+    let alone = |(others, seconds): (u32, f64)| seconds / (1.0 + contention * f64::from(others));
+    (0_u32..).zip(s.beside_s).map(alone).sum::<f64>().max(1e-6)
+}
+
+fn error(costs: &LinearCosts, s: &ObservedStep) -> f64 {
+    seconds(costs, s) / work(costs.contention, s) - 1.0
+}
+
+/// Columns of a fit: step, prompt tokens, sequences, pairs, and each of [`BENDS`].
+const COLUMNS: usize = 4 + BENDS.len();
+
+/// Relative least squares at a given contention; of the first four columns those with a negative cost are left out, the worst first.
 fn fit_at(steps: &[ObservedStep], contention: f64) -> (LinearCosts, f64) {
     let row = |s: &ObservedStep| {
-        let scale = (1.0 + contention * f64::from(s.others)) * 1e-6 / took(s);
+        let scale = 1e-6 / work(contention, s);
         let [tokens, sequences, attended] = [s.line.n_ctx_tokens, s.line.n_gen_tokens, s.line.n_attended].map(|n| {
             #[expect(clippy::cast_precision_loss, reason = "counts of a step")]
             let n = n as f64;
             n
         });
-        [scale, scale * tokens, scale * sequences, scale * attended]
+        let plain = [1.0, tokens, sequences, attended];
+        let bends = BENDS.map(|bend| (tokens + sequences - bend).max(0.0));
+        plain.into_iter().chain(bends).map(|x| x * scale).collect::<Vec<f64>>()
     };
-    let rows: Vec<[f64; 4]> = steps.iter().map(row).collect();
-    let mut used: Vec<usize> = (0..4).filter(|&j| rows.iter().any(|r| r[j] != 0.0)).collect();
+    let rows: Vec<Vec<f64>> = steps.iter().map(row).collect();
+    let mut used: Vec<usize> = (0..COLUMNS).filter(|&j| rows.iter().any(|r| r[j] != 0.0)).collect();
     let weights = loop {
-        let solution = crate::fit::least_squares(&rows.iter().map(|r| used.iter().map(|&j| r[j]).collect()).collect::<Vec<_>>());
-        let worst = (0..used.len()).min_by(|&a, &b| solution[a].total_cmp(&solution[b]));
-        match worst {
-            Some(i) if solution[i] < 0.0 && used.len() > 1 => {
+        let columns: Vec<Vec<f64>> = rows.iter().map(|r| used.iter().map(|&j| r[j]).collect()).collect();
+        // A bend must earn its place; the others need none of it.
+        let penalties: Vec<f64> = used.iter().map(|&j| if j < 4 { 1e-9 } else { BEND_PENALTY }).collect();
+        let solution = regress(&columns, &penalties, OUTLIER);
+        let plain = (0..used.len()).filter(|&i| used[i] < 4);
+        match plain.min_by(|&a, &b| solution[a].total_cmp(&solution[b])) {
+            Some(i) if solution[i] < 0.0 && used.iter().filter(|j| **j < 4).count() > 1 => {
                 used.remove(i);
             }
             _ => break solution,
         }
     };
-    let mut cost = [0.0; 4];
+    let mut cost = [0.0; COLUMNS];
     for (&j, w) in used.iter().zip(&weights) {
-        cost[j] = w.max(0.0);
+        cost[j] = if j < 4 { w.max(0.0) } else { *w };
     }
-    let [step_us, prefill_token_us, decode_seq_us, attended_us] = cost;
-    let costs = LinearCosts { step_us, prefill_token_us, decode_seq_us, attended_us, contention };
-    let loss = steps.iter().map(|s| (seconds(&costs, s) / took(s) - 1.0).powi(2)).sum();
+    let [step_us, prefill_token_us, decode_seq_us, attended_us, bends_us @ ..] = cost;
+    let costs = LinearCosts { step_us, prefill_token_us, decode_seq_us, attended_us, bends_us, contention };
+    let huber = |e: f64| if e.abs() <= OUTLIER { e * e / 2.0 } else { OUTLIER * (e.abs() - OUTLIER / 2.0) };
+    let loss = steps.iter().map(|s| huber(error(&costs, s))).sum();
     (costs, loss)
 }
 
@@ -266,12 +307,15 @@ mod tests {
 
     #[test]
     fn known_costs_are_found_again_and_survive_their_file() {
-        let truth = LinearCosts { step_us: 900.0, prefill_token_us: 0.0, decode_seq_us: 70.0, attended_us: 0.05, contention: 0.2 };
+        let truth = LinearCosts { step_us: 900.0, decode_seq_us: 70.0, attended_us: 0.05, contention: 0.2, ..LinearCosts::default() };
         let step = |i: u32| {
-            let (n, attended, others) = (u64::from(1 + i % 9), u64::from(200 * (1 + i % 9) + 37 * (i % 5)), u32::from(i.is_multiple_of(3)));
-            let took = Duration::from_secs_f64(truth.seconds(0, n, attended, others));
+            let (n, attended) = (u64::from(1 + i % 9), u64::from(200 * (1 + i % 9) + 37 * (i % 5)));
+            let alone = truth.seconds(0, n, attended);
+            // Every third step shares its first half of the work.
+            let beside_s = if i.is_multiple_of(3) { [alone / 2.0, alone / 2.0 * 1.2, 0.0, 0.0] } else { [alone, 0.0, 0.0, 0.0] };
+            let took = Duration::from_secs_f64(beside_s.iter().sum());
             let line = IterationLine { took, n_gen_tokens: n, n_attended: attended, ..IterationLine::default() };
-            ObservedStep { line, others, gap_s: None }
+            ObservedStep { line, beside_s, gap_s: None }
         };
         let steps: Vec<ObservedStep> = (0..200).map(step).collect();
         let (found, error) = fit_steps(Phase::Decode, &steps).unwrap();
@@ -292,6 +336,25 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_is_cheaper_in_company_is_found_and_a_disturbed_step_is_not_believed() {
+        // 100 us for one row, 20 us for each further one up to 8, 5 us beyond.
+        let truth = |n: f64| 80.0 + 20.0 * n.min(8.0) + 5.0 * (n - 8.0).max(0.0);
+        let step = |i: u32| {
+            let n = [1_u32, 2, 4, 8, 12, 24][i as usize % 6];
+            let disturbed = if i.is_multiple_of(17) { 5.0 } else { 1.0 };
+            let took = Duration::from_secs_f64(truth(f64::from(n)) * disturbed * 1e-6);
+            let line = IterationLine { took, n_gen_tokens: u64::from(n), ..IterationLine::default() };
+            ObservedStep { line, beside_s: [took.as_secs_f64(), 0.0, 0.0, 0.0], gap_s: None }
+        };
+        let steps: Vec<ObservedStep> = (0..600).map(step).collect();
+        let (costs, _) = fit_at(&steps, 0.0);
+        for n in [1, 3, 8, 16, 24] {
+            let (found, truth) = (costs.seconds(0, n, 0) * 1e6, truth(f64::from(u32::try_from(n).unwrap())));
+            assert!((found / truth - 1.0).abs() < 0.05, "{n}: {found} for {truth}");
+        }
+    }
+
+    #[test]
     fn neighbours_and_gaps_come_from_the_times() {
         let at = |begin_ms: u64, took_ms: u64| IterationLine {
             begin: Duration::from_millis(begin_ms),
@@ -301,7 +364,8 @@ mod tests {
         };
         let workers = [(Phase::Prefill, vec![at(0, 10), at(30, 10)]), (Phase::Decode, vec![at(5, 3), at(9, 3), at(20, 3)])];
         let observed = Observed::new(&workers);
-        assert_eq!(observed.decode.iter().map(|s| s.others).collect::<Vec<_>>(), [1, 1, 0]);
+        let beside: Vec<Vec<i64>> = observed.decode.iter().map(|s| s.beside_s.map(|t| (t * 1e3).round() as i64).to_vec()).collect();
+        assert_eq!(beside, [[0, 3, 0, 0], [2, 1, 0, 0], [3, 0, 0, 0]]);
         assert_eq!(observed.decode[1].gap_s, Some(0.001));
         assert!((observed.acceptance(6, 1).0 - 1.0).abs() < 1e-6 && observed.acceptance(3, 1).0 < 1e-6);
     }

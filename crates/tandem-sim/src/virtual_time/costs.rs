@@ -22,7 +22,11 @@ pub enum StepCosts {
     Decode(DecodeCost),
 }
 
-/// `step + prefill_token·tokens + decode_seq·sequences + attended·pairs`, microseconds.
+/// Numbers of rows (prompt tokens and decoding sequences together) at which the cost of a row may change.
+pub const BENDS: [f64; 9] = [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
+
+/// `step + prefill_token·tokens + decode_seq·sequences + attended·pairs`, microseconds, and what a row costs more or less beyond each of
+/// [`BENDS`]: matrix products of more rows use the machine better.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LinearCosts {
     /// Every step.
@@ -33,31 +37,30 @@ pub struct LinearCosts {
     pub decode_seq_us: f64,
     /// Each pair of a query token and a token at or before it.
     pub attended_us: f64,
-    /// Share by which a step is longer for each other worker that computes when it begins: cores that both need.
+    /// Each row beyond [`BENDS`].
+    pub bends_us: [f64; BENDS.len()],
+    /// Share by which a worker is slower while another computes: cores and memory that both need.
     pub contention: f64,
 }
 
 impl From<ModeledCosts> for LinearCosts {
     fn from(c: ModeledCosts) -> Self {
-        LinearCosts {
-            step_us: c.step_us,
-            prefill_token_us: c.prefill_token_us,
-            decode_seq_us: c.decode_seq_us,
-            attended_us: 0.0,
-            contention: 0.0,
-        }
+        LinearCosts { step_us: c.step_us, prefill_token_us: c.prefill_token_us, decode_seq_us: c.decode_seq_us, ..LinearCosts::default() }
     }
 }
 
 impl LinearCosts {
-    /// Seconds of a step with so many prompt tokens, decoding sequences and pairs, beside `others` busy workers.
+    /// Seconds of a step with so many prompt tokens, decoding sequences and pairs, while no other worker computes.
     #[must_use]
-    pub fn seconds(&self, n_ctx_tokens: u64, n_gen: u64, n_attended: u64, others: u32) -> f64 {
+    pub fn seconds(&self, n_ctx_tokens: u64, n_gen: u64, n_attended: u64) -> f64 {
+        let rows = float(n_ctx_tokens + n_gen);
+        let bends: f64 = BENDS.iter().zip(&self.bends_us).map(|(bend, us)| us * (rows - bend).max(0.0)).sum();
         let us = self.step_us
             + self.prefill_token_us * float(n_ctx_tokens)
             + self.decode_seq_us * float(n_gen)
-            + self.attended_us * float(n_attended);
-        (us * (1.0 + self.contention * f64::from(others))).max(0.0) * 1e-6
+            + self.attended_us * float(n_attended)
+            + bends;
+        us.max(0.0) * 1e-6
     }
 
     /// As a JSON object.
@@ -65,7 +68,7 @@ impl LinearCosts {
     pub fn to_json(&self) -> Value {
         json!({
             "step_us": self.step_us, "prefill_token_us": self.prefill_token_us, "decode_seq_us": self.decode_seq_us,
-            "attended_us": self.attended_us, "contention": self.contention,
+            "attended_us": self.attended_us, "bends_us": self.bends_us, "contention": self.contention,
         })
     }
 
@@ -73,11 +76,13 @@ impl LinearCosts {
     #[must_use]
     pub fn from_json(json: &Value) -> Option<Self> {
         let number = |name: &str| json[name].as_f64().filter(|v| v.is_finite());
+        let bends = json["bends_us"].as_array()?.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>()?;
         Some(LinearCosts {
             step_us: number("step_us")?,
             prefill_token_us: number("prefill_token_us")?,
             decode_seq_us: number("decode_seq_us")?,
             attended_us: number("attended_us")?,
+            bends_us: bends.try_into().ok()?,
             contention: number("contention")?,
         })
     }
@@ -93,12 +98,21 @@ pub(super) struct Duration {
 }
 
 impl StepCosts {
-    /// Time of a step of all ranks, `steps[rank]`; ranks wait for each other. `is_burst`: it ends a prompt of the first burst.
-    pub(super) fn duration(&self, steps: &[Option<Step>], is_burst: bool, others: u32) -> Duration {
+    /// Share by which the worker is slower while another computes.
+    pub(super) const fn contention(&self) -> f64 {
+        match self {
+            StepCosts::Linear(c) => c.contention,
+            StepCosts::Prefill { .. } | StepCosts::Decode(_) => 0.0,
+        }
+    }
+
+    /// Time of a step of all ranks, `steps[rank]`, while no other worker computes; ranks wait for each other. `is_burst`: it ends a
+    /// prompt of the first burst.
+    pub(super) fn duration(&self, steps: &[Option<Step>], is_burst: bool) -> Duration {
         let whole = |busy_s| Duration { busy_s, drain_s: 0.0 };
         match self {
             StepCosts::Linear(c) => {
-                let each = |s: &Step| c.seconds(u64::from(s.n_ctx_tokens), u64::from(s.n_gen_tokens), s.n_attended(), others);
+                let each = |s: &Step| c.seconds(u64::from(s.n_ctx_tokens), u64::from(s.n_gen_tokens), s.n_attended());
                 whole(steps.iter().flatten().map(each).fold(0.0, f64::max))
             }
             StepCosts::Prefill { cost, burst } => {

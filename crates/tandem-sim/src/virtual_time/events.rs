@@ -58,8 +58,8 @@ pub(super) enum Event {
     Frontend(Note),
     /// A request has taken too long.
     Deadline { request: u32 },
-    /// A step is computed.
-    StepEnd { worker: usize },
+    /// A step is computed, unless it has been slowed down or sped up since: then its `version` has passed.
+    StepEnd { worker: usize, version: u32 },
     /// A worker looks at its inbox and forms a step.
     Wake { worker: usize },
 }

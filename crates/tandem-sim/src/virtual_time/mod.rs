@@ -18,7 +18,7 @@ mod setup;
 mod worker;
 
 pub use calibration::{Calibration, CalibrationError, Observed, ObservedStep, fit_steps};
-pub use costs::{LinearCosts, StepCosts};
+pub use costs::{BENDS, LinearCosts, StepCosts};
 pub use faults::{Fault, FaultError};
 pub use plan::{drive, setup};
 pub use run::{Simulated, WorkerLog, simulate};

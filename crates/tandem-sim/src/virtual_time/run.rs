@@ -129,7 +129,7 @@ impl<'a> Run<'a> {
             Event::Frontend(note) => self.note(now, note),
             Event::Inbox { worker, message } => self.deliver(now, worker, message),
             Event::Wake { worker } => self.wake(now, worker),
-            Event::StepEnd { worker } => self.end_step(now, worker),
+            Event::StepEnd { worker, version } => self.end_step(now, worker, version),
             Event::Lost { worker } => self.lose(now, worker),
             Event::Deadline { request } => {
                 if !self.requests[request as usize].is_done {
@@ -354,11 +354,37 @@ impl<'a> Run<'a> {
                 _ => self.say(now, Note::Reserved(of)),
             }
         }
-        let others = self.workers.iter().enumerate().filter(|(i, w)| *i != worker && w.computes()).count();
-        let others = u32::try_from(others).unwrap_or(u32::MAX);
-        match self.workers[worker].begin_step(now, self.drive.point.concurrency, others) {
-            Some(seconds) => self.events.at(now + span(seconds), Event::StepEnd { worker }),
-            None => self.workers[worker].state = State::Idle,
+        self.progress(now);
+        if self.workers[worker].begin_step(now, self.drive.point.concurrency) {
+            self.retime(now, Some(worker));
+        } else {
+            self.workers[worker].state = State::Idle;
+        }
+    }
+
+    fn n_computing(&self) -> usize {
+        self.workers.iter().filter(|w| w.computes()).count()
+    }
+
+    /// Steps under way advance to `now`, at the speed that they have had: to be called before a worker begins or ends one.
+    fn progress(&mut self, now: Nanos) {
+        let others = self.n_computing().saturating_sub(1);
+        for worker in self.workers.iter_mut().filter(|w| w.computes()) {
+            let passed = std::time::Duration::from_nanos(now.0 - worker.since.0).as_secs_f64();
+            worker.left_s -= passed / worker.slowdown(others);
+            worker.since = now;
+        }
+    }
+
+    /// Works out again when steps end, since the number of workers that compute has changed; `begun` has just begun one.
+    fn retime(&mut self, now: Nanos, begun: Option<usize>) {
+        let others = self.n_computing().saturating_sub(1);
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            if worker.computes() && (begun == Some(index) || worker.slowdown(1) > 1.0) {
+                worker.version += 1;
+                let end = now + span(worker.left_s * worker.slowdown(others));
+                self.events.at(end, Event::StepEnd { worker: index, version: worker.version });
+            }
         }
     }
 
@@ -380,11 +406,14 @@ impl<'a> Run<'a> {
         self.events.at(now + span(self.setup.overheads.hop_s), Event::Frontend(note));
     }
 
-    fn end_step(&mut self, now: Nanos, worker: usize) {
-        if self.workers[worker].state == State::Lost {
+    fn end_step(&mut self, now: Nanos, worker: usize, version: u32) {
+        if self.workers[worker].state == State::Lost || self.workers[worker].version != version {
             return;
         }
+        self.progress(now);
+        self.workers[worker].time_step(now);
         let steps = std::mem::take(&mut self.workers[worker].steps);
+        self.retime(now, None);
         let next = now + span(self.setup.overheads.step_gap_s);
         let known = next + span(self.workers[worker].drain_s);
         let outcomes: Vec<Vec<Outcome>> =
@@ -466,8 +495,10 @@ impl<'a> Run<'a> {
 
     /// A worker dies: requests that need it are tried elsewhere, or fail.
     fn lose(&mut self, now: Nanos, worker: usize) {
+        self.progress(now);
         self.workers[worker].state = State::Lost;
         self.workers[worker].steps.clear();
+        self.retime(now, None);
         let hit: Vec<u32> = (0_u32..)
             .zip(&self.requests)
             .filter(|(_, r)| !r.is_done && (r.decode == Some(worker) || (r.prefill == Some(worker) && r.n_delivered == 0)))

@@ -56,6 +56,11 @@ pub(super) struct Worker {
     pub(super) inbox: Vec<Message>,
     /// The step under way, one a rank.
     pub(super) steps: Vec<Option<Step>>,
+    /// What is left of the step, seconds of a worker alone, at the moment `since`.
+    pub(super) left_s: f64,
+    pub(super) since: Nanos,
+    /// Counts the times at which the end of a step was worked out.
+    pub(super) version: u32,
     /// Seconds between the end of the step and its results.
     pub(super) drain_s: f64,
     /// Until when its link is taken.
@@ -79,6 +84,9 @@ impl Worker {
             state: State::Idle,
             inbox: Vec::new(),
             steps: Vec::new(),
+            left_s: 0.0,
+            since: Nanos::ZERO,
+            version: 0,
             drain_s: 0.0,
             link_free: Nanos::ZERO,
             slow: 1.0,
@@ -139,18 +147,19 @@ impl Worker {
         granted
     }
 
-    /// Forms the next step of all ranks and says how long it takes; none when nothing can run.
-    pub(super) fn begin_step(&mut self, now: Nanos, burst_below: u32, others: u32) -> Option<f64> {
+    /// Forms the next step of all ranks; false when nothing can run.
+    pub(super) fn begin_step(&mut self, now: Nanos, burst_below: u32) -> bool {
         self.steps = self.ranks.iter_mut().map(Scheduler::next_step).collect();
         if self.steps.iter().all(Option::is_none) {
             self.steps.clear();
-            return None;
+            return false;
         }
         let ends_early = |s: &Step| s.entries.iter().any(|e| e.phase == Phase::Prefill && e.emits && Try::of(e.id).request < burst_below);
         let is_burst = self.steps.iter().flatten().any(ends_early);
-        let costs::Duration { busy_s, drain_s } = self.setup.costs.duration(&self.steps, is_burst, others);
+        let costs::Duration { busy_s, drain_s } = self.setup.costs.duration(&self.steps, is_burst);
         let (busy_s, drain_s) = (busy_s * self.slow, drain_s * self.slow);
         self.drain_s = drain_s;
+        (self.left_s, self.since) = (busy_s, now);
         self.n_steps += 1;
         let took = Duration::try_from_secs_f64(busy_s).unwrap_or_default();
         for (rank, (step, scheduler)) in (0_u32..).zip(self.steps.iter().zip(&self.ranks)) {
@@ -159,7 +168,21 @@ impl Worker {
                 self.lines.push(IterationLine::new(self.n_steps, rank, step, &scheduler.stats(), begin, took));
             }
         }
-        Some(busy_s)
+        true
+    }
+
+    /// Seconds of real time for one of a worker alone, while `others` compute as well.
+    pub(super) fn slowdown(&self, others: usize) -> f64 {
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        1.0 + self.setup.costs.contention() * f64::from(others)
+    }
+
+    /// Writes into the lines of the step that ends `now` how long it took.
+    pub(super) fn time_step(&mut self, now: Nanos) {
+        let n_steps = self.n_steps;
+        for line in self.lines.iter_mut().rev().take_while(|l| l.iter == n_steps) {
+            line.took = Duration::from_nanos(now.0).saturating_sub(line.begin);
+        }
     }
 
     /// Ends the step with the outcomes of each rank; sequences that have ended are forgotten.

@@ -1,6 +1,6 @@
 //! `tandem calibrate`: constants of the performance model from measured rows, and how well they predict other rows.
 
-use tandem_sim::evaluate::{Line, Scored, Table, line, mean, render, tables};
+use tandem_sim::evaluate::{Line, Scored, Table, line, mean, render, tables, to_json};
 use tandem_sim::fit::{Constants, Options, Split, Target, calibrate as fit, examine, find_prefill, record_provenance, targets};
 use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Row};
@@ -8,11 +8,11 @@ use tandem_sim::rows::{Kind, Row};
 use super::evaluate::{print, read_rows};
 use super::run_folder::write_whole;
 use crate::cli::CalibrateArgs;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure, OrExit};
 
 pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<(), Failure> {
-    let Some(rows) = &args.rows else { return super::calibrate_engine::from_runs(&args.from_run, &args.out) };
-    let (rows, _) = read_rows(rows)?;
+    let Some(rows) = &args.rows else { return super::calibrate_engine::from_runs(&args.from_run, args.constants.as_deref(), &args.out) };
+    let (rows, others) = read_rows(rows)?;
     let base = Model::deepseek_r1(Constants::uncorrected());
     let targets = with_prefill(&base, targets(&rows));
     let options = Options::default();
@@ -23,6 +23,10 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<(), Failure> {
     } else {
         let unseen = examine(&base, &targets, &rows, Split::Configuration { seed: 0 }, &options);
         record_provenance(&mut constants, &args.source, &targets, &unseen);
+        if let Some(path) = &args.unseen {
+            let json = serde_json::to_string_pretty(&to_json(&tables(&unseen), &unseen, others)).or_exit(Exit::Bug)?;
+            write_whole(path, (json + "\n").as_bytes())?;
+        }
         text += &format!("Configurations not fitted (5 folds)\n\n{}\n", render(&tables(&unseen)));
         let served: Vec<Row> = rows.into_iter().filter(|r| r.kind == Kind::Disaggregated).collect();
         let known = |scored: &[Scored], name: String| line(name, &scored.iter().filter(|s| s.has_known_knobs()).collect::<Vec<_>>());

@@ -1,4 +1,5 @@
-//! `tandem calibrate --from-run`: what the engine of measured runs costs, so that `tandem simulate` can predict other runs of it.
+//! `tandem calibrate --from-run`: what measured runs say. Of the embedded engine, what its steps cost, so that `tandem simulate` can predict
+//! other runs of it; of a cluster, constants of the performance model for that cluster.
 
 use std::path::Path;
 
@@ -6,9 +7,12 @@ use anyhow::Context;
 use serde_json::Value;
 use tandem_plan::{EngineKind, Phase, Plan};
 use tandem_sched::iteration::IterationLine;
-use tandem_sim::fit::Constants;
+use tandem_sim::evaluate::Metric;
+use tandem_sim::fit::{Constants, OwnRun, refit};
 use tandem_sim::model::Model;
-use tandem_sim::virtual_time::{Calibration, Observed, Overheads, drive, fit_steps, setup, simulate};
+use tandem_sim::predict::scenario;
+use tandem_sim::rows::Measured;
+use tandem_sim::virtual_time::{BENDS, Calibration, LinearCosts, Observed, Overheads, drive, fit_steps, setup, simulate};
 
 use super::evaluate::print;
 use super::recipe::read_plan;
@@ -26,7 +30,18 @@ struct Run {
     ttft: Vec<Option<f64>>,
 }
 
-pub(crate) fn from_runs(paths: &[std::path::PathBuf], out: &Path) -> Result<(), Failure> {
+pub(crate) fn from_runs(paths: &[std::path::PathBuf], constants: Option<&Path>, out: &Path) -> Result<(), Failure> {
+    let plans = paths.iter().map(|path| read_plan(&path.join("plan.json"))).collect::<Result<Vec<_>, _>>()?;
+    let n_clusters = plans.iter().filter(|plan| plan.engine == EngineKind::DynamoTrtllm).count();
+    if n_clusters == plans.len() {
+        return of_cluster(paths, &plans, constants, out);
+    }
+    if n_clusters > 0 {
+        return Err(Failure::message(
+            Exit::Usage,
+            "runs of a cluster and of the embedded engine tell different things: one kind at a time",
+        ));
+    }
     let runs = paths.iter().map(|path| read_run(path)).collect::<Result<Vec<_>, _>>()?;
     let mut all = Observed::default();
     runs.iter().for_each(|run| all.extend(run.observed.clone()));
@@ -42,14 +57,15 @@ pub(crate) fn from_runs(paths: &[std::path::PathBuf], out: &Path) -> Result<(), 
     };
     calibration.overheads.request_s = request_s(&runs, &calibration)?;
     write_whole(out, calibration.to_json().as_bytes())?;
-    let line = |name: &str, c: &tandem_sim::virtual_time::LinearCosts, error: f64| {
+    let line = |name: &str, c: &LinearCosts, error: f64| {
         format!(
-            "{name}: {:.1} us a step + {:.3} us a prompt token + {:.2} us a sequence + {:.5} us an attended pair, \
-             {:.0} % longer beside each busy worker; a step is {:.1} % off in the median\n",
+            "{name}: {:.1} us a step + {:.3} us a prompt token + {:.2} us a sequence + {:.5} us an attended pair{}, \
+             {:.0} % slower beside each busy worker; a step is {:.1} % off in the median\n",
             c.step_us,
             c.prefill_token_us,
             c.decode_seq_us,
             c.attended_us,
+            bends(c),
             c.contention * 100.0,
             error * 100.0
         )
@@ -70,24 +86,79 @@ pub(crate) fn from_runs(paths: &[std::path::PathBuf], out: &Path) -> Result<(), 
 
 fn read_run(path: &Path) -> Result<Run, Failure> {
     let plan = read_plan(&path.join("plan.json"))?;
-    if plan.engine == EngineKind::DynamoTrtllm {
-        return Err(Failure::message(Exit::Artifact, format!("{} is a run of a cluster: use --rows", path.display())));
-    }
     let mut workers = Vec::new();
     for worker in &plan.workers {
         let log = path.join("logs").join(format!("output_{}_{}.log", worker.phase, worker.index + 1));
         let bytes = std::fs::read(&log).with_context(|| format!("cannot read {}", log.display())).or_exit(Exit::Artifact)?;
         workers.push((worker.phase, String::from_utf8_lossy(&bytes).lines().filter_map(IterationLine::parse).collect()));
     }
+    let result = read_result(path)?;
+    let ttft = |p: &Value| p["summary"]["ttft"]["p50"].as_f64().map(|ms| ms / 1e3);
+    let ttft = result["points"].as_array().map(|points| points.iter().map(ttft).collect()).unwrap_or_default();
+    Ok(Run { observed: Observed::new(&workers), plan, ttft })
+}
+
+fn read_result(path: &Path) -> Result<Value, Failure> {
     let file = path.join("result.json");
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display())).or_exit(Exit::Artifact)?;
     let result: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display())).or_exit(Exit::Artifact)?;
     if result["kind"] != "measured" {
         return Err(Failure::message(Exit::Artifact, format!("{} was not measured", path.display())));
     }
-    let ttft = |p: &Value| p["summary"]["ttft"]["p50"].as_f64().map(|ms| ms / 1e3);
-    let ttft = result["points"].as_array().map(|points| points.iter().map(ttft).collect()).unwrap_or_default();
-    Ok(Run { observed: Observed::new(&workers), plan, ttft })
+    Ok(result)
+}
+
+/// Where a row costs more or less, for people.
+fn bends(c: &LinearCosts) -> String {
+    let words = BENDS.iter().zip(c.bends_us).filter(|(_, us)| us.abs() >= 0.005);
+    let words: Vec<String> = words.map(|(bend, us)| format!("{us:+.2} beyond {bend}")).collect();
+    if words.is_empty() { String::new() } else { format!(" (us a row: {})", words.join(", ")) }
+}
+
+/// Refits the performance model to runs of one's own cluster; results are enough, no logs are read.
+fn of_cluster(paths: &[std::path::PathBuf], plans: &[Plan], constants: Option<&Path>, out: &Path) -> Result<(), Failure> {
+    let model = super::prediction::model_of(plans[0].model.config.clone(), constants)?;
+    let (mut runs, mut names) = (Vec::new(), Vec::new());
+    for (path, plan) in paths.iter().zip(plans) {
+        let result = read_result(path)?;
+        let points = result["points"].as_array().cloned().unwrap_or_default();
+        for (point, measured) in plan.load.points.iter().zip(&points) {
+            let Some(scenario) = scenario(plan, point) else { continue };
+            let Some(decode) = plan.workers_of(Phase::Decode).next() else { continue };
+            let value = |name: &str, stat: &str| measured["summary"][name][stat].as_f64().filter(|v| *v > 0.0);
+            let seconds = |name: &str, stat: &str| value(name, stat).map(|ms| ms / 1e3);
+            names.push(format!("{} at concurrency {}", path.display(), point.concurrency));
+            runs.push(OwnRun {
+                measured: Measured {
+                    tokens_per_gpu: value("output_throughput", "avg").map(|rate| rate / scenario.gpus),
+                    tpot: seconds("tpot", "p50"),
+                    ttft_median: seconds("ttft", "p50"),
+                    ttft_mean: seconds("ttft", "avg"),
+                    ttft_p99: seconds("ttft", "p99"),
+                },
+                scenario,
+                warmup: point.n_warmup,
+                kv_tokens: u64::from(decode.kv.n_blocks) * u64::from(decode.kv.block_size),
+            });
+        }
+    }
+    if runs.is_empty() {
+        return Err(Failure::message(Exit::Artifact, "no load point of these runs was measured"));
+    }
+    let refitted = refit(&model, &runs);
+    let mut text = format!("{:<44}{}\n", "predicted over measured, percent off", Metric::ALL.map(|m| format!("{:>17}", m.name())).concat());
+    let cells =
+        |errors: &[Option<f64>; 4]| errors.map(|e| e.map_or_else(|| format!("{:>17}", "-"), |e| format!("{:>+17.1}", e * 100.0))).concat();
+    for (title, errors) in [("before", &refitted.before), ("refitted to the other runs", &refitted.left_out)] {
+        for (name, errors) in names.iter().zip(errors) {
+            text += &format!("{title}: {name}\n{:<44}{}\n", "", cells(errors));
+        }
+    }
+    if runs.len() < 3 {
+        text += "fewer than three load points: intervals stay as they were\n";
+    }
+    write_whole(out, refitted.constants.to_json().as_bytes())?;
+    print(&format!("{text}wrote {}\n", out.display()))
 }
 
 /// Of the runs that draft.

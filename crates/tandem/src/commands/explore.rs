@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context;
 use tandem_explore::{
     Axes, Exploration, Expression, Limits, Measured, Pricer, Screened, Screening, Simulated, Slo, Space, State, band, explored, nearest,
-    propose, screen,
+    nearest_simulated, propose, screen,
 };
 use tandem_plan::Plan;
 
@@ -25,19 +25,24 @@ use crate::exit::{Exit, Failure, OrExit};
 
 /// Points of a space, at most: some minutes of screening.
 const MAX_POINTS: usize = 20_000_000;
+/// How a condition looks.
+const CONDITION_FORM: &str = "for example --where \"GEN_GPUS<=32 && NCTX>=NGEN\"; `tandem list` and docs/reference/knobs.md name the knobs";
 /// Points that a core screens at a time.
 const STRETCH: usize = 2048;
+/// What can be varied how.
+const AXIS_FORMS: &str = "an axis is --set NAME=A,B,C, NAME=LO..HI, NAME=LO..HI:STEP or NAME=LO..HI:xFACTOR; a knob that follows from others is \
+                          --set NAME=OTHER*2; `tandem plan --explain NAME` tells a knob's values";
 /// Predictions from before, below the output folder.
 const STATE: &str = "state.jsonl";
 
 pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
-    let axes = Axes::parse(&args.recipe.sets).or_exit(Exit::Usage)?;
+    let axes = Axes::parse(&args.recipe.sets).or_exit(Exit::Usage).map_err(|failure| failure.with_hint(AXIS_FORMS))?;
     args.recipe.sets.clone_from(&axes.rest);
     let axes_rest = axes.rest.clone();
     let limits = limits(&args)?;
     let recipe = recipe::load(&args.recipe)?;
     let about = about(&args, &axes);
-    let mut space = Space::new(&recipe, axes, limits).or_exit(Exit::Usage)?;
+    let mut space = Space::new(&recipe, axes, limits).or_exit(Exit::Usage).map_err(|failure| failure.with_hint(CONDITION_FORM))?;
     if space.len() > MAX_POINTS {
         let message = format!("{} points are more than {MAX_POINTS}", space.len());
         return Err(Failure::message(Exit::Usage, message).with_hint("shorten an axis, or give it a step: --set CONCURRENCY=64..4096:x2"));
@@ -54,12 +59,21 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let mut search = Search { space, pricer, state: None, out: args.out.clone(), n_resumed: 0 };
     search.open()?;
     let began = std::time::Instant::now();
-    let chosen = band(&screening.points, args.band / 100.0, args.simulate);
+    let chosen = band(&screening.points, args.band / 100.0, usize::try_from(args.simulate).unwrap_or(usize::MAX));
     let points: Vec<Screened> = chosen.iter().map(|&i| screening.points[i]).collect();
     let simulated = search.simulate(&points)?;
     let simulate_s = began.elapsed().as_secs_f64();
     let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
     let simulated = explored(simulated, &search.space.limits);
+    if let Some(advice) = nearest_simulated(&simulated, &search.space.limits.slos) {
+        let message = format!(
+            "{} points passed the screen, but none of the {} simulated ones meets the SLOs",
+            screening.points.len(),
+            simulated.len()
+        );
+        return Err(Failure::message(Exit::Infeasible, message)
+            .with_hint(format!("nearest change: {advice}; or more points with --simulate and --band")));
+    }
     let proposals = propose(&simulated, &measured, args.propose);
     let result = Exploration {
         recipe: recipe.name.clone(),
@@ -93,8 +107,13 @@ fn given(args: &ExploreArgs, rest: &[String]) -> Vec<String> {
 }
 
 fn limits(args: &ExploreArgs) -> Result<Limits, Failure> {
-    let conditions = args.conditions.iter().map(|text| Expression::parse(text)).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
-    let slos = args.slo.iter().map(|text| text.parse::<Slo>()).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
+    if !args.band.is_finite() || args.band < 0.0 {
+        return Err(Failure::message(Exit::Usage, "--band is a share of the frontier in percent, 0 or more").with_hint("--band 15"));
+    }
+    let conditions = args.conditions.iter().map(|text| Expression::parse(text)).collect::<Result<_, _>>();
+    let conditions = conditions.or_exit(Exit::Usage).map_err(|failure| failure.with_hint(CONDITION_FORM))?;
+    let slos = args.slo.iter().map(|text| text.parse::<Slo>()).collect::<Result<_, _>>();
+    let slos = slos.or_exit(Exit::Usage).map_err(|failure| failure.with_hint("for example --slo tpot:30,ttft:5000"))?;
     Ok(Limits { max_gpus: args.max_gpus, conditions, slos })
 }
 
@@ -111,10 +130,15 @@ fn pricer(args: &ExploreArgs, space: &mut Space) -> Result<Pricer, Failure> {
     })
 }
 
+/// A thread for each core, as far as there is work.
+fn n_threads(n_pieces: usize) -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(n_pieces)
+}
+
 /// Screens every point, a stretch of the space at a time on each core.
 fn screen_all(space: &Space, pricer: &Pricer) -> Screening {
     let n = space.len();
-    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(n.div_ceil(STRETCH));
+    let n_threads = n_threads(n.div_ceil(STRETCH));
     let next = AtomicUsize::new(0);
     let mut tick = progress("screened", n);
     let mut stretches: BTreeMap<usize, Screening> = BTreeMap::new();
@@ -208,31 +232,45 @@ impl Search {
 
     /// Simulates the points that were not simulated before; each is kept as soon as it is there.
     fn simulate(&mut self, points: &[Screened]) -> Result<Vec<Simulated>, Failure> {
-        let mut simulated = Vec::with_capacity(points.len());
+        let mut found = Vec::with_capacity(points.len());
         for point in points {
             let variant = self.space.variant(point.index).map_err(|why| Failure::message(Exit::Bug, why))?;
             let plan: Plan = variant.plan(&read).or_exit(Exit::Bug)?;
             let variant = variant.clone();
-            let key = State::key(&plan);
-            let state = self.state.get_or_insert_with(|| State::new(&self.pricer));
-            let prediction = match state.get(&key) {
-                Some(prediction) => {
-                    self.n_resumed += 1;
-                    prediction.clone()
-                }
-                None => {
-                    let Some(prediction) = self.pricer.predict(&plan).into_iter().next() else { continue };
-                    let line = state.put(&key, prediction.clone());
-                    if let Some(out) = &self.out {
-                        append(&out.join(STATE), &line)?;
-                    }
-                    prediction
-                }
-            };
-            let knobs = self.space.knobs(&variant);
-            simulated.push(Simulated { screened: *point, knobs, key, prediction, meets: true, on_frontier: false });
+            found.push((*point, self.space.knobs(&variant), State::key(&plan), plan));
         }
-        Ok(simulated)
+        let mut state = self.state.take().unwrap_or_else(|| State::new(&self.pricer));
+        let open: Vec<(&str, &Plan)> =
+            found.iter().filter(|(.., key, _)| state.get(key).is_none()).map(|(.., key, plan)| (key.as_str(), plan)).collect();
+        self.n_resumed = found.len() - open.len();
+        let (n_threads, next, pricer) = (n_threads(open.len()), AtomicUsize::new(0), &self.pricer);
+        let kept = std::thread::scope(|scope| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            for _ in 0..n_threads {
+                let (sender, next, open) = (sender.clone(), &next, &open);
+                scope.spawn(move || {
+                    while let Some((key, plan)) = open.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let Some(prediction) = pricer.predict(plan).into_iter().next() else { continue };
+                        if sender.send((*key, prediction)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            // Kept one by one, so that whoever stops this loses little.
+            receiver.into_iter().try_for_each(|(key, prediction)| {
+                let line = state.put(key, prediction);
+                self.out.as_ref().map_or(Ok(()), |out| append(&out.join(STATE), &line))
+            })
+        });
+        let simulated = found.into_iter().filter_map(|(screened, knobs, key, _)| {
+            let prediction = state.get(&key)?.clone();
+            Some(Simulated { screened, knobs, key, prediction, meets: true, on_frontier: false })
+        });
+        let simulated = simulated.collect();
+        self.state = Some(state);
+        kept.map(|()| simulated)
     }
 }
 

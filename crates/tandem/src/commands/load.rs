@@ -11,7 +11,8 @@ use tandem_metrics::metrics::good_fraction;
 use tandem_metrics::{Reason, Verdict};
 use tandem_telemetry::{Roles, Session};
 
-use super::measure::{Ask, Count, Measured, Point, host_name, wall_ns};
+use super::clients::{Clients, agent};
+use super::measure::{Ask, Count, Measured, Point, host_name, number_repeats, wall_ns};
 use super::progress::say;
 use super::results::conclude;
 use super::run_folder::RunFolder;
@@ -28,6 +29,7 @@ pub(crate) fn load(command: LoadCommand) -> Result<(), Failure> {
     match command.tool {
         Some(LoadTool::Selftest(tool)) => return selftest(&tool),
         Some(LoadTool::PacedServer(tool)) => return paced_server(&tool),
+        Some(LoadTool::Agent(tool)) => return agent(&tool),
         None => {}
     }
     for (flag, value) in [("--url", &args.url), ("--model", &args.model)] {
@@ -38,28 +40,73 @@ pub(crate) fn load(command: LoadCommand) -> Result<(), Failure> {
     if let Some(zero) = args.concurrency.iter().find(|&&c| c == 0) {
         return Err(Failure::message(Exit::Usage, format!("--concurrency {zero}: must be at least 1")));
     }
-    let modes = Modes::new(&args.modes, args.osl.is_some())?;
-    let text = args.extra_inputs.as_deref().unwrap_or("{}");
-    let extra_inputs = serde_json::from_str(text).context("--extra-inputs: not a JSON object").or_exit(Exit::Usage)?;
+    let asked = Asked::of(&args)?;
+    // Whatever is wrong with what was asked is said before clients are started.
+    let levels = asked.modes.levels(&args.modes, &args.concurrency);
+    if let Some(level) = levels.first().filter(|_| args.clients.clients.is_some()) {
+        drop(Point::new(&ask(&args, &asked, None, *level), 0, &args.out, &args.out)?);
+    }
+    let clients = Clients::start(&args.clients)?;
     let folder = RunFolder::create(&args.out)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(async {
         let interrupts = Interrupts::install()?;
         let session = args.telemetry.start(&host_name(), folder.path("telemetry.jsonl"), Roles::default(), &[])?;
         let (interrupted, n_points, reasons) = (false, 0, Vec::new());
-        let run = Run { args: &args, modes, extra_inputs, session, folder, interrupts, interrupted, n_points, reasons };
+        let run = Run { args: &args, asked, clients, session, folder, interrupts, interrupted, n_points, reasons };
         let started = wall_ns();
         match args.modes.search {
             Some(what) => run.search(what, started).await,
-            None => run.sweep(started).await,
+            None => run.sweep(levels, started).await,
         }
     })
 }
 
-struct Run<'a> {
-    args: &'a LoadArgs,
+/// The flags that say what is sent, with the files that they name read.
+pub(crate) struct Asked {
     modes: Modes,
     extra_inputs: Map<String, Value>,
+}
+
+impl Asked {
+    pub(crate) fn of(args: &LoadArgs) -> Result<Self, Failure> {
+        let modes = Modes::new(&args.modes, args.osl.is_some())?;
+        let text = args.extra_inputs.as_deref().unwrap_or("{}");
+        let extra_inputs = serde_json::from_str(text).context("--extra-inputs: not a JSON object").or_exit(Exit::Usage)?;
+        Ok(Asked { modes, extra_inputs })
+    }
+}
+
+/// One point of what was asked.
+pub(crate) fn ask(args: &LoadArgs, asked: &Asked, session: Option<Arc<Session>>, level: Level) -> Ask {
+    let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
+    Ask {
+        url: args.url.clone(),
+        model: args.model.clone(),
+        level,
+        count: Count { n_requests: args.requests, n_warmup: args.warmup },
+        modes: Some(asked.modes.clone()),
+        isl: args.isl,
+        osl: args.osl.unwrap_or(DEFAULT_OSL),
+        streaming: args.streaming,
+        seed: args.seed,
+        extra_inputs: asked.extra_inputs.clone(),
+        request_timeout: Duration::from_secs(args.request_timeout),
+        grace: Duration::from_secs(args.grace),
+        no_progress: super::measure::NO_PROGRESS,
+        network: args.network.clone(),
+        telemetry: args.telemetry.clone(),
+        session,
+        n_gpus: args.gpus,
+        tokenizer_dir: args.tokenizer.clone(),
+        api_key: key("TANDEM_API_KEY").or_else(|| key("OPENAI_API_KEY")),
+    }
+}
+
+struct Run<'a> {
+    args: &'a LoadArgs,
+    asked: Asked,
+    clients: Option<Arc<Clients>>,
     session: Option<Arc<Session>>,
     folder: RunFolder,
     interrupts: Interrupts,
@@ -69,35 +116,11 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn ask(&self, level: Level) -> Ask {
-        let args = self.args;
-        let key = |name| std::env::var(name).ok().filter(|key| !key.is_empty());
-        Ask {
-            url: args.url.clone(),
-            model: args.model.clone(),
-            level,
-            count: Count { n_requests: args.requests, n_warmup: args.warmup },
-            modes: Some(self.modes.clone()),
-            isl: args.isl,
-            osl: args.osl.unwrap_or(DEFAULT_OSL),
-            streaming: args.streaming,
-            seed: args.seed,
-            extra_inputs: self.extra_inputs.clone(),
-            request_timeout: Duration::from_secs(args.request_timeout),
-            grace: Duration::from_secs(args.grace),
-            no_progress: super::measure::NO_PROGRESS,
-            network: args.network.clone(),
-            telemetry: args.telemetry.clone(),
-            session: self.session.clone(),
-            n_gpus: args.gpus,
-            tokenizer_dir: args.tokenizer.clone(),
-            api_key: key("TANDEM_API_KEY").or_else(|| key("OPENAI_API_KEY")),
-        }
-    }
-
     /// Drives one point; ctrl-C once stops it, twice cuts it.
     async fn measure(&mut self, level: Level) -> Result<Measured, Failure> {
-        let point = Point::new(&self.ask(level), self.n_points, self.folder.root(), &self.folder.path("logs/bench.log"))?;
+        let ask = ask(self.args, &self.asked, self.session.clone(), level);
+        let point = Point::new(&ask, self.n_points, self.folder.root(), &self.folder.path("logs/bench.log"))?;
+        let point = point.driven_by(self.clients.clone());
         self.n_points += 1;
         let stop = Arc::new(StopSignal::new());
         let mut load = tokio::task::spawn_blocking({
@@ -108,19 +131,20 @@ impl Run<'_> {
             tokio::select! {
                 measured = &mut load => return measured.or_exit(Exit::Bug)?,
                 () = self.interrupts.next() => {
-                    say("interrupted: finishing what is in flight; once more to end now");
-                    self.interrupted = true;
                     stop.stop();
+                    self.interrupted = true;
+                    say("interrupted: finishing what is in flight; once more to end now");
                 }
             }
         }
     }
 
     /// The points that were asked for, one after the other.
-    async fn sweep(mut self, started: u64) -> Result<(), Failure> {
+    async fn sweep(mut self, levels: Vec<Level>, started: u64) -> Result<(), Failure> {
         let mut points = Vec::new();
-        for level in self.modes.levels(&self.args.modes, &self.args.concurrency) {
-            let measured = self.measure(level).await?;
+        for level in levels {
+            let mut measured = self.measure(level).await?;
+            number_repeats(&points, &mut measured.artifacts);
             points.push(measured.artifacts);
             self.reasons.extend(measured.reasons);
             if self.interrupted {

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
+use tandem_load::clients::FleetReport;
 use tandem_load::health::ClientHealth;
 use tandem_load::pacing::Arrivals;
 use tandem_load::{ApiKey, Keep, LoadReport, LoadSpec, Prompts, StopSignal, Texts};
 use tandem_metrics::artifacts::{InputConfig, PointArtifacts, PointContext, Stimulus, render_point};
-use tandem_metrics::{Load, PointTelemetry, Reason, Verdict};
+use tandem_metrics::{FailureKind, Load, Outcome, PointTelemetry, Reason, Verdict};
 use tandem_plan::{LoadPoint, Nanos, Plan};
 use tandem_telemetry::Session;
 
+use super::clients::Clients;
 use super::progress::{Progress, say};
 use super::run_folder::append_line;
 use super::tokenizer::{self, TokenTexts};
@@ -45,6 +47,7 @@ pub(crate) struct Point {
     bench_log: PathBuf,
     telemetry: TelemetryArgs,
     session: Option<Arc<Session>>,
+    clients: Option<Arc<Clients>>,
 }
 
 /// What came out of a load point.
@@ -143,7 +146,7 @@ impl Point {
         ask.network.apply(&mut spec)?;
         spec.keep = Keep { exchanges: ask.telemetry.raw_export, text_tokens: ask.telemetry.genai_perf_compat };
         spec.check().or_exit(Exit::Usage)?;
-        let texts = TokenTexts::new(tokenizer::load(ask.tokenizer_dir.as_deref())?)?;
+        let texts = TokenTexts::new(ask.tokenizer_dir.as_deref(), tokenizer::cache_dir().as_deref())?;
         let load = Load {
             streaming: ask.streaming,
             concurrency: match ask.level {
@@ -175,7 +178,18 @@ impl Point {
             bench_log: bench_log.to_owned(),
             telemetry: ask.telemetry.clone(),
             session: ask.session.clone(),
+            clients: None,
         })
+    }
+
+    /// The load and its texts, for one who drives a part of it.
+    pub(crate) fn into_load(self) -> (LoadSpec, Arc<dyn Texts>) {
+        (self.spec, self.texts)
+    }
+
+    /// Has `clients`, if there are any, drive the load instead of this process.
+    pub(crate) fn driven_by(self, clients: Option<Arc<Clients>>) -> Self {
+        Point { clients, ..self }
     }
 
     /// Drives the load to its end, or until `stop` says otherwise; blocks.
@@ -190,26 +204,47 @@ impl Point {
         append_line(&self.bench_log, &started);
         let mut progress = Progress::start(label.clone(), self.spec.n_total());
         let mut watchdog = Watchdog::new(Duration::from_nanos(self.spec.timeouts.no_progress.0));
+        let session = self.session.clone();
         let mut show = |s: &tandem_load::Snapshot| {
             if watchdog.has_hung(s, Instant::now()) {
                 stop.stop_now();
             }
-            if let Some(line) = progress.show(s) {
+            let power = session.as_ref().and_then(|session| session.gpu_power_w());
+            if let Some(line) = progress.show(s, power) {
                 append_line(&self.bench_log, &line);
             }
         };
-        let report = tandem_load::run(&self.spec, self.texts.clone(), &mut show, stop);
+        let driven = match &self.clients {
+            Some(clients) => clients.run((self.index, self.level), &self.spec, &self.texts, &mut show, stop),
+            None => tandem_load::run(&self.spec, self.texts.clone(), &mut show, stop).map(|report| FleetReport {
+                report,
+                lost: Vec::new(),
+                clients: Vec::new(),
+            }),
+        };
         progress.finish();
         let has_hung = watchdog.hung;
-        let mut report = report.map_err(|error| load_failure(error, &self.bench_log))?;
+        let FleetReport { mut report, lost, clients } = driven.map_err(|error| load_failure(error, &self.bench_log))?;
         let summary_line = health_line(&label, &report);
         append_line(&self.bench_log, &summary_line);
         // Records count their points within one call of the load generator.
         report.records.iter_mut().for_each(|record| record.point = u32::try_from(self.index).unwrap_or(u32::MAX));
         self.note_what_was_sent(&report);
         let exchanges = report.exchanges.take();
-        let artifacts = render_point(&report.records, &PointContext { exchanges, ..self.context(&report)? });
-        Ok(Measured { artifacts, reasons: client_reasons(&report, &self.spec), event: health_json(&report.health), has_hung })
+        let mut artifacts = render_point(&report.records, &PointContext { exchanges, ..self.context(&report)? });
+        let mut client = health_json(&report.health, self.spec.target.tls_name().is_some());
+        if !clients.is_empty() {
+            let one = |(name, n_records, uncertain): &(String, usize, Nanos)| json!({"name": name, "n_records": n_records, "clock_uncertainty_us": uncertain.as_secs_f64() * 1e6});
+            client["clients"] = clients.iter().map(one).collect();
+        }
+        artifacts.client = client.clone();
+        let mut reasons = client_reasons(&report, &self.spec);
+        reasons.extend(lost.into_iter().map(|(name, why)| Reason {
+            verdict: Verdict::Invalid,
+            code: "client_lost",
+            message: format!("client {name} was lost, so the load was not whole: {why}"),
+        }));
+        Ok(Measured { artifacts, reasons, event: json!({"client": client}), has_hung })
     }
 
     /// Where time or conversations decide how many requests there are, what was asked for is what was sent.
@@ -242,7 +277,7 @@ impl Point {
             },
             load: self.load.clone(),
             input_config: InputConfig {
-                url: self.spec.target.authority(),
+                url: self.spec.target.label(),
                 extra,
                 n_prompts: self.load.n_requests,
                 n_warmup: u64::from(self.spec.load.n_warmup),
@@ -294,7 +329,8 @@ impl Watchdog {
 }
 
 fn load_failure(error: tandem_load::LoadError, bench_log: &Path) -> Failure {
-    let failure = Failure::new(Exit::Incomplete, error);
+    let exit = if matches!(error, tandem_load::LoadError::Spec { .. }) { Exit::Usage } else { Exit::Incomplete };
+    let failure = Failure::new(exit, error);
     append_line(bench_log, &failure.to_string());
     failure
 }
@@ -324,6 +360,7 @@ fn client_reasons(report: &LoadReport, spec: &LoadSpec) -> Vec<Reason> {
             format!("requests were sent {:.1} ms late on average, {:.1} ms at worst", mean.as_millis_f64(), worst.as_millis_f64()),
         );
     }
+    reasons.extend(refused_field(report, spec));
     if report.n_repeated_prompts > 0 {
         let message = format!("{} prompts were sent more than once", report.n_repeated_prompts);
         reasons.push(Reason { verdict: Verdict::Suspect, code: "repeated_prompts", message });
@@ -331,12 +368,42 @@ fn client_reasons(report: &LoadReport, spec: &LoadSpec) -> Vec<Reason> {
     reasons
 }
 
+/// Fields that not every server knows. A server that refuses one says so in a status and its text.
+const OPTIONAL_FIELDS: [&str; 4] = ["ignore_eos", "min_tokens", "stream_options", "nvext"];
+
+/// What to do when the server refuses a field of ours.
+fn refused_field(report: &LoadReport, spec: &LoadSpec) -> Option<Reason> {
+    let refusal = report.records.iter().filter(|r| matches!(r.http_status, Some(400 | 422))).find_map(|r| match &r.outcome {
+        Outcome::Failed { kind: FailureKind::HttpStatus, message } => Some(message),
+        _ => None,
+    })?;
+    let asked = |field: &&&str| **field != "nvext" || spec.extra_inputs.contains_key("nvext");
+    let field = OPTIONAL_FIELDS.iter().filter(asked).find(|field| refusal.contains(**field))?;
+    let message = format!("the server refuses the field `{field}`: leave it out with --extra-inputs '{{\"{field}\":null}}'");
+    Some(Reason { verdict: Verdict::Invalid, code: "refused_field", message })
+}
+
+/// Gives points of one run that have the same load directories of their own: the second one's name ends in `_2`.
+pub(crate) fn number_repeats(points: &[PointArtifacts], point: &mut PointArtifacts) {
+    let taken = |name: &str| points.iter().any(|other| other.directory == name);
+    let first = point.directory.clone();
+    let Some(name) = (1..).map(|n| if n == 1 { first.clone() } else { format!("{first}_{n}") }).find(|name| !taken(name)) else { return };
+    for (file, _) in &mut point.files {
+        if let Some(rest) = file.strip_prefix(&first) {
+            *file = format!("{name}{rest}");
+        }
+    }
+    point.directory = name;
+}
+
 fn health_line(label: &str, report: &LoadReport) -> String {
     let health = &report.health;
     format!(
-        "{label}: {} chunks, stamps by {}, {:.2} % clumped, {:.1} in flight on average, receive thread busy {:.1} %, client CPU {:.2} s of {:.2} s",
+        "{label}: {} chunks, stamps by {} (sends by {}, {:.0} us at p99), {:.2} % clumped, {:.1} in flight on average, receive thread busy {:.1} %, client CPU {:.2} s of {:.2} s",
         health.n_chunks,
         health.receive.stamp_source(),
+        health.receive.send_stamp_source(),
+        health.receive.send_time.quantile(0.99).as_secs_f64() * 1e6,
         health.clumped_share() * 100.0,
         health.in_flight_mean,
         health.receive_utilisation() * 100.0,
@@ -345,24 +412,29 @@ fn health_line(label: &str, report: &LoadReport) -> String {
     )
 }
 
-fn health_json(health: &ClientHealth) -> Value {
+fn health_json(health: &ClientHealth, is_tls: bool) -> Value {
+    let us = |time: Nanos| time.as_secs_f64() * 1e6;
     json!({
-        "client": {
-            "n_chunks": health.n_chunks,
-            "n_clumped_chunks": health.n_clumped_chunks,
-            "stamp_source": health.receive.stamp_source(),
-            "in_flight_mean": health.in_flight_mean,
-            "in_flight_peak": health.in_flight_peak,
-            "n_receive_threads": health.n_receive_threads(),
-            "receive_utilisation": health.receive_utilisation(),
-            "cpu_wait_share": health.cpu_wait_share(),
-            "cpu_steal_share": health.steal_share,
-            "schedule_lag_mean_ms": health.schedule_lag.0.as_secs_f64() * 1e3,
-            "schedule_lag_max_ms": health.schedule_lag.1.as_secs_f64() * 1e3,
-            "stamp_lag_p99_us": health.receive.read_lag.quantile(0.99).as_secs_f64() * 1e6,
-            "cpu_s": health.cpu_total().as_secs_f64(),
-            "wall_s": health.wall.as_secs_f64(),
-        }
+        "n_chunks": health.n_chunks,
+        "n_clumped_chunks": health.n_clumped_chunks,
+        "stamp_source": health.receive.stamp_source(),
+        // With TLS bytes are stamped as they arrive, before they are decrypted.
+        "stamped": if is_tls { "encrypted bytes" } else { "bytes" },
+        "stamp_lag_p99_us": us(health.receive.read_lag.quantile(0.99)),
+        "send_stamp_source": health.receive.send_stamp_source(),
+        "send_time_p50_us": us(health.receive.send_time.quantile(0.5)),
+        "send_time_p99_us": us(health.receive.send_time.quantile(0.99)),
+        "n_partial_writes": health.receive.n_partial_writes,
+        "in_flight_mean": health.in_flight_mean,
+        "in_flight_peak": health.in_flight_peak,
+        "n_receive_threads": health.n_receive_threads(),
+        "receive_utilisation": health.receive_utilisation(),
+        "cpu_wait_share": health.cpu_wait_share(),
+        "cpu_steal_share": health.steal_share,
+        "schedule_lag_mean_ms": health.schedule_lag.0.as_secs_f64() * 1e3,
+        "schedule_lag_max_ms": health.schedule_lag.1.as_secs_f64() * 1e3,
+        "cpu_s": health.cpu_total().as_secs_f64(),
+        "wall_s": health.wall.as_secs_f64(),
     })
 }
 

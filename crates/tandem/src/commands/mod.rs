@@ -25,6 +25,7 @@ pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod worker;
 
+mod clients;
 mod manifest;
 mod measure;
 mod prediction;
@@ -35,5 +36,6 @@ mod results;
 mod run_folder;
 mod run_reader;
 mod search;
+mod selftest_bars;
 mod sweep;
 mod tokenizer;

@@ -15,7 +15,7 @@ use tandem_plan::Plan;
 use super::recipe::read_plan;
 use super::run::Run;
 use super::run_folder::RunFolder;
-use super::submit::server_env_inside;
+use super::submit::{own_env, server_env_inside};
 use super::sweep::{self, Case};
 use crate::cli::{Cli, Command};
 use crate::cli_jobs::{OrchestrateArgs, SubmitArgs, TryPortsArgs};
@@ -42,8 +42,7 @@ fn drive(path: &Path) -> Result<(), Failure> {
     let submitted = submit_args(&description)?;
     let settings = StepSettings::from_json(&description["settings"])
         .ok_or_else(|| Failure::message(Exit::Artifact, "job.json has no readable settings"))?;
-    let own = description["env"].as_object().into_iter().flatten();
-    let own: Vec<(String, String)> = own.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
+    let own = own_env(&description);
     let numbers = description["cases"].as_array().into_iter().flatten().filter_map(|n| usize::try_from(n.as_u64()?).ok());
     let numbers: Vec<usize> = numbers.collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;

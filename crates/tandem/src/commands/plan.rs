@@ -2,15 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
+use std::path::Path;
 
 use anyhow::Context;
 use tandem_plan::Plan;
 use tandem_recipe::{explain, plan_table, render_configs};
-use tandem_sim::fit::Constants;
-use tandem_sim::hardware;
-use tandem_sim::model::Model;
 use tandem_sim::predict::{Interval, predict};
 
+use super::prediction::model_of;
 use super::recipe::{load, plans_of, recipe_failure};
 use super::run_folder::write_whole;
 use crate::cli::PlanArgs;
@@ -38,13 +37,14 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     if args.json {
         print(&json(&plans)?)
     } else {
-        print(&plans.iter().map(|plan| plan_table(plan) + &predicted(plan)).collect::<Vec<_>>().join("\n"))
+        let shown = |plan: &Plan| Ok(plan_table(plan) + &predicted(plan, args.constants.as_deref())?);
+        print(&plans.iter().map(shown).collect::<Result<Vec<_>, Failure>>()?.join("\n"))
     }
 }
 
 /// What each load point will do, where the performance model has costs of the engine; else nothing.
-fn predicted(plan: &Plan) -> String {
-    let model = Model::new(plan.model.config.clone(), hardware::shipped(), Constants::shipped());
+fn predicted(plan: &Plan, constants: Option<&Path>) -> Result<String, Failure> {
+    let model = model_of(plan.model.config.clone(), constants)?;
     let mut out = String::new();
     for point in predict(&model, plan) {
         let range = |interval: &Interval, scale: f64, digits: usize| {
@@ -64,7 +64,7 @@ fn predicted(plan: &Plan) -> String {
             let _ = writeln!(out, "  extrapolated: {reason}");
         }
     }
-    out
+    Ok(out)
 }
 
 fn json(plans: &[Plan]) -> Result<String, Failure> {

@@ -51,10 +51,10 @@ impl Progress {
         Progress { bar, label, n_requests, last_plain: now, rate: Rate { since: now, n_tokens: 0, tokens_per_s: 0.0 } }
     }
 
-    /// Shows a snapshot; returns the plain line when one is due, for a log.
-    pub(crate) fn show(&mut self, s: &Snapshot) -> Option<String> {
+    /// Shows a snapshot and the power of the GPUs; returns the plain line when one is due, for a log.
+    pub(crate) fn show(&mut self, s: &Snapshot, gpu_power_w: Option<f64>) -> Option<String> {
         let rate = self.rate.update(s.n_tokens);
-        let message = figures(s, rate);
+        let message = figures(s, rate, gpu_power_w);
         if let Some(bar) = &self.bar {
             match s.of_duration {
                 Some((passed, duration)) => {
@@ -91,13 +91,16 @@ impl Progress {
     }
 }
 
-/// What is known so far: throughput, latencies (p50 and p99 of measured requests), failures.
-fn figures(s: &Snapshot, tokens_per_s: f64) -> String {
+/// What is known so far: throughput, latencies (p50 and p99 of measured requests), GPU power, failures.
+fn figures(s: &Snapshot, tokens_per_s: f64, gpu_power_w: Option<f64>) -> String {
     let mut text = format!("{tokens_per_s:.0} tokens/s, {} in flight", s.n_in_flight());
     for (name, latency) in [("TTFT", s.ttft), ("TPOT", s.tpot)] {
         if let Some((p50, p99)) = latency {
             text.push_str(&format!(", {name} p50 {:.1} p99 {:.1} ms", p50.as_secs_f64() * 1e3, p99.as_secs_f64() * 1e3));
         }
+    }
+    if let Some(watts) = gpu_power_w {
+        text.push_str(&format!(", GPUs {watts:.0} W"));
     }
     if s.n_failed > 0 {
         text.push_str(&format!(", {} FAILED", s.n_failed));
@@ -132,8 +135,9 @@ mod tests {
             tpot: None,
             of_duration: None,
         };
-        assert_eq!(figures(&s, 80.0), "80 tokens/s, 3 in flight");
+        assert_eq!(figures(&s, 80.0, None), "80 tokens/s, 3 in flight");
         (s.ttft, s.n_failed) = (Some((ms(50), ms(80))), 1);
-        assert_eq!(figures(&s, 80.0), "80 tokens/s, 2 in flight, TTFT p50 50.0 p99 80.0 ms, 1 FAILED");
+        let expected = "80 tokens/s, 2 in flight, TTFT p50 50.0 p99 80.0 ms, GPUs 1234 W, 1 FAILED";
+        assert_eq!(figures(&s, 80.0, Some(1234.4)), expected);
     }
 }

@@ -116,7 +116,8 @@ impl<'a> Run<'a> {
                 let ended = match ended {
                     // Slurm ends the steps and this process at once: the log of one of them says why.
                     Some(Ended::Interrupted | Ended::Died(_)) if self.allocation.is_some() => {
-                        deployment.died_of_node_failure().await.map(|exited| Ended::Died(Box::new(exited))).or(ended)
+                        let of_node = deployment.died_of_node_failure().await.map(|exited| Ended::Died(Box::new(exited)));
+                        of_node.or(deployment.met_time_limit().then_some(Ended::TimeLimit)).or(ended)
                     }
                     ended => ended,
                 };
@@ -259,7 +260,11 @@ impl<'a> Run<'a> {
                 ended = deployment.died_just_now().await.map(|exited| Ended::Died(Box::new(exited)));
             }
             if all_well {
-                let after = self.prefilled(deployment).await;
+                let mut after = self.prefilled(deployment).await;
+                if not_disaggregated(point, before, after).is_some() {
+                    tokio::time::sleep(LATE_LINES).await;
+                    after = self.prefilled(deployment).await;
+                }
                 self.client_reasons.extend(not_disaggregated(point, before, after));
             }
             match measured {
@@ -382,6 +387,9 @@ async fn sleep_for(seconds: Option<u64>) {
         None => std::future::pending().await,
     }
 }
+
+/// Lines of servers on other nodes, and counters, may come this much after the responses that they are about.
+const LATE_LINES: Duration = Duration::from_secs(2);
 
 /// What prefill servers have done, as far as they say so.
 #[derive(Debug, Clone, Copy, Default)]

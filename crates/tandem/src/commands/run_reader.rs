@@ -19,7 +19,8 @@ use crate::exit::{Exit, Failure, OrExit};
 const CLOCK: RunClock = RunClock { wall_origin_ns: 0 };
 
 /// Files of a run, besides those of its points, that a report rests on.
-const RUN_FILES: [&str; 6] = ["result.json", "plan.json", "perf_summary.txt", "events.jsonl", "logs/prefill.log", "logs/decode.log"];
+const RUN_FILES: [&str; 7] =
+    ["result.json", "plan.json", "perf_summary.txt", "events.jsonl", "telemetry.jsonl", "logs/prefill.log", "logs/decode.log"];
 /// Files of a load point.
 const POINT_FILES: [&str; 3] = ["profile_export.jsonl", "profile_export_warmup.jsonl", "profile_export_genai_perf.json"];
 
@@ -87,6 +88,11 @@ fn read(folder: &Path, name: String) -> Result<Run, Failure> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => run.add_problem(format!("{name}: {error}")),
         }
+    }
+    match fs::read_to_string(folder.join("telemetry.jsonl")) {
+        Ok(text) => run.set_telemetry(&text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => run.add_problem(format!("telemetry.jsonl: {error}")),
     }
     let files = RUN_FILES.iter().map(|name| (*name).to_owned());
     let of_points = sources.iter().flat_map(|source| POINT_FILES.iter().map(|name| format!("{}/{name}", source.directory)));

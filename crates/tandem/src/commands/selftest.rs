@@ -20,13 +20,14 @@ use tandem_plan::Nanos;
 
 use super::measure::host_name;
 use super::progress::say;
+use super::selftest_bars::bars;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::selftest_args::{PacedServerArgs, SelftestArgs};
 
 /// Requests of one slot when the server answers at once.
-const CEILING_ROUNDS: u32 = 1500;
+pub(super) const CEILING_ROUNDS: u32 = 1500;
 /// Slots of the ceilings.
-const CEILING_CONCURRENCY: u32 = 64;
+pub(super) const CEILING_CONCURRENCY: u32 = 64;
 
 pub(crate) fn paced_server(args: &PacedServerArgs) -> Result<(), Failure> {
     let itl = Nanos(millis("--itl-ms", args.itl_ms)?.0 * u64::from(args.tokens_per_chunk));
@@ -59,14 +60,14 @@ fn millis(flag: &'static str, ms: f64) -> Result<Nanos, Failure> {
 }
 
 /// The paced server as a process, which ends with its standard input.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    url: String,
+    pub(super) url: String,
     output: BufReader<std::process::ChildStdout>,
 }
 
 impl Server {
-    fn start(case: &Case, n_threads: u32) -> Result<Self, Failure> {
+    pub(super) fn start(case: &Case, n_threads: u32) -> Result<Self, Failure> {
         let config = case.server();
         let ms = |t: Nanos| (t.as_secs_f64() * 1e3).to_string();
         let program = std::env::current_exe().or_exit(Exit::Bug)?;
@@ -90,7 +91,7 @@ impl Server {
     }
 
     /// Ends it and reads its log.
-    fn stop(mut self, clock: Clock) -> Result<EmissionLog, Failure> {
+    pub(super) fn stop(mut self, clock: Clock) -> Result<EmissionLog, Failure> {
         drop(self.child.stdin.take());
         let mut text = Vec::new();
         self.output.read_to_end(&mut text).or_exit(Exit::Bug)?;
@@ -103,6 +104,9 @@ impl Server {
 }
 
 pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
+    if args.bars {
+        return bars(args);
+    }
     let (ttft, itl) = (millis("--ttft-ms", args.ttft_ms)?, millis("--itl-ms", args.itl_ms)?);
     let base = Case {
         concurrency: 1,
@@ -161,7 +165,7 @@ pub(crate) fn selftest(args: &SelftestArgs) -> Result<(), Failure> {
     ))
 }
 
-fn measure(case: Case, server_threads: u32) -> Result<Figures, Failure> {
+pub(super) fn measure(case: Case, server_threads: u32) -> Result<Figures, Failure> {
     let server = Server::start(&case, server_threads)?;
     let driven = case.drive(&server.url, &Arc::new(StopSignal::new())).or_exit(Exit::Incomplete)?;
     let log = server.stop(driven.report.clock)?;
@@ -229,7 +233,7 @@ fn print(points: &[Figures], ceilings: &[(&str, Figures)], failed: &[String]) ->
     io::stdout().write_all(text.as_bytes()).or_exit(Exit::Bug)
 }
 
-fn bar_line(bar: &Bar) -> String {
+pub(super) fn bar_line(bar: &Bar) -> String {
     let sign = if bar.at_least { ">=" } else { "<=" };
     let mark = match (bar.holds(), bar.decides) {
         (true, _) => "ok",

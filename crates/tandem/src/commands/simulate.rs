@@ -10,11 +10,11 @@ use tandem_metrics::{Load, Reason, RunClock, Verdict};
 use tandem_plan::{EngineKind, Nanos, Phase, Plan};
 use tandem_recipe::render_configs;
 use tandem_sched::pacing::Arrivals;
-use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::predict::{extrapolates, scenario};
 use tandem_sim::virtual_time::{Calibration, Fault, Simulated, drive, setup, simulate as run_virtual};
 
+use super::prediction::model_of;
 use super::progress::say;
 use super::recipe::{load, plans_of};
 use super::results::conclude;
@@ -38,7 +38,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
             Some(out) => out.clone(),
             None => RunFolder::default_path(plan.load.isl, plan.load.osl),
         };
-        let model = Model::new(plan.model.config.clone(), tandem_sim::hardware::shipped(), Constants::shipped());
+        let model = model_of(plan.model.config.clone(), args.constants.as_deref())?;
         simulate_plan(plan, &model, calibration.as_ref(), &faults, &arrivals, RunFolder::create(&path)?, args.strict)?;
     }
     Ok(())

@@ -10,8 +10,8 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tandem_launch::job;
 use tandem_launch::slurm::request::quote;
-use tandem_launch::slurm::{Container, GpuRequest, JobRequest, Slurm, SlurmError, StepSettings, observe, text};
-use tandem_llmb::submission::shown;
+use tandem_launch::slurm::{Container, GpuRequest, Head, JobRequest, Slurm, SlurmError, StepSettings, observe, text};
+use tandem_llmb::submission::{is_secret, shown};
 use tandem_plan::{GpuType, Plan};
 use tandem_recipe::{Cluster, TextFile, render_configs, slurm_facts};
 
@@ -121,6 +121,10 @@ impl<'a> Job<'a> {
 
     /// A job that runs `cases` one after another; it asks for what the one with the most nodes needs.
     fn of_sweep(args: &'a SubmitArgs, cases: Vec<Case>) -> Result<Self, Failure> {
+        if args.head_partition.is_some() && cases.iter().any(|case| n_head(&case.plan) != n_head(&cases[0].plan)) {
+            return Err(Failure::message(Exit::Usage, "--head-partition: the deployments differ in their nodes without servers")
+                .with_hint("--jobs each gives each its own job"));
+        }
         let largest = cases.iter().max_by_key(|case| case.plan.n_nodes).map(|case| case.plan.clone());
         let job = Job::new(args, largest.ok_or_else(|| Failure::message(Exit::Recipe, "no deployment"))?)?;
         Ok(Job { cases, ..job })
@@ -157,8 +161,13 @@ impl<'a> Job<'a> {
     }
 
     fn step_lines(&self, out: &Path) -> Result<Vec<String>, Failure> {
-        let allocation =
-            tandem_launch::slurm::Allocation::imagined(&self.plan, self.settings.clone(), self.server_env(), self.args.calls.slurm());
+        let allocation = tandem_launch::slurm::Allocation::imagined(
+            &self.plan,
+            self.request.head.as_ref().map_or(0, |head| head.n_nodes),
+            self.settings.clone(),
+            self.server_env(),
+            self.args.calls.slurm(),
+        );
         let quoted = |argv: &Vec<String>| argv.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
         let lines = |plan: &Plan| -> Result<Vec<String>, Failure> {
             let lines = allocation.command_lines(plan, out, &self.program).or_exit(Exit::Infeasible)?;
@@ -216,9 +225,12 @@ impl<'a> Job<'a> {
             folder.write(&sweep::plan_name(case.number), serde_json::to_string_pretty(&case.plan).or_exit(Exit::Bug)?.as_bytes())?;
         }
         let script = self.request.script(root, &self.program);
+        // Secrets travel in the environment of the submission only.
+        let written =
+            |(name, value): &(String, String)| (name.clone(), if is_secret(name) { Value::Null } else { Value::from(value.clone()) });
         let description = json!({
-            "argv": argv, "settings": self.settings.to_json(), "token": self.request.token,
-            "env": self.env.iter().map(|(name, value)| (name.clone(), Value::from(value.clone()))).collect::<serde_json::Map<_, _>>(),
+            "argv": without_secrets(argv), "settings": self.settings.to_json(), "token": self.request.token,
+            "env": self.env.iter().map(written).collect::<serde_json::Map<_, _>>(),
             "cases": self.cases.iter().map(|case| case.number).collect::<Vec<_>>(),
             "retry_of": retry_of.map(|path| path.display().to_string()),
         });
@@ -302,6 +314,31 @@ fn kept_env() -> Vec<(String, String)> {
     KEPT.iter().filter_map(|name| std::env::var(name).ok().map(|value| ((*name).to_owned(), value))).collect()
 }
 
+/// A command line for `job.json`: `--env NAME=VALUE` of a secret becomes `--env NAME`, which takes the shell's value when it is used again.
+fn without_secrets(mut argv: Vec<String>) -> Vec<String> {
+    for i in 0..argv.len() {
+        let (flag, pair) = match argv[i].split_once('=') {
+            Some(("--env", pair)) => ("--env=", pair.to_owned()),
+            _ if i > 0 && argv[i - 1] == "--env" => ("", argv[i].clone()),
+            _ => continue,
+        };
+        if let Some((name, _)) = pair.split_once('=').filter(|(name, _)| is_secret(name)) {
+            argv[i] = format!("{flag}{name}");
+        }
+    }
+    argv
+}
+
+/// The job's own variables out of `job.json`; the secrets among them are in the environment of the job script.
+pub(crate) fn own_env(description: &Value) -> Vec<(String, String)> {
+    let own = description["env"].as_object().into_iter().flatten();
+    let of = |(name, value): (&String, &Value)| {
+        let value = value.as_str().map(str::to_owned).or_else(|| std::env::var(name).ok());
+        value.map(|value| (name.clone(), value))
+    };
+    own.filter_map(of).collect()
+}
+
 /// What servers get inside the job: the listed variables of the job script, then the job's own.
 pub(crate) fn server_env_inside(own: &[(String, String)]) -> Vec<(String, String)> {
     let mut env: BTreeMap<String, String> = kept_env().into_iter().collect();
@@ -324,6 +361,35 @@ fn quoted_env(slurm: &[String], job: &[(String, String)]) -> String {
         slurm.iter().filter_map(|pair| pair.split_once('=')).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
     all.extend(job.iter().cloned());
     all.iter().map(|(name, value)| format!("{name}={}", quote(shown(name, value)))).collect::<Vec<_>>().join(" ")
+}
+
+/// Options of sbatch, `NAME=VALUE` or `NAME`, with or without dashes.
+fn pairs(options: &[String]) -> impl Iterator<Item = (String, String)> {
+    let split = |option: &String| {
+        let (name, value) = option.split_once('=').unwrap_or((option, ""));
+        (name.trim_start_matches('-').to_owned(), value.to_owned())
+    };
+    options.iter().map(split)
+}
+
+/// Nodes before the first server.
+fn n_head(plan: &Plan) -> u32 {
+    plan.workers.iter().flat_map(|worker| &worker.ranks).map(|rank| rank.node).min().unwrap_or(0)
+}
+
+/// The component of the nodes without servers, when they come from a partition of their own.
+fn head(args: &SubmitArgs, plan: &Plan, options: &[(String, String)]) -> Result<Option<Head>, Failure> {
+    let Some(partition) = &args.head_partition else { return Ok(None) };
+    let n_nodes = n_head(plan);
+    if n_nodes == 0 {
+        return Err(Failure::message(Exit::Usage, "--head-partition: the plan has no node without servers")
+            .with_hint("--set FRONTEND_DEDICATED_NODE=true or --set CLIENT_DEDICATED_NODE=true makes one"));
+    }
+    // Who pays is the same for both.
+    let mut of_head: Vec<_> = options.iter().filter(|(name, _)| ["account", "qos"].contains(&name.as_str())).cloned().collect();
+    of_head.push(("partition".to_owned(), partition.clone()));
+    of_head.extend(pairs(&args.head_option));
+    Ok(Some(Head { n_nodes, options: of_head }))
 }
 
 /// Options that are no knobs: flag or variable (clap has combined these), then site file.
@@ -358,10 +424,8 @@ impl Options {
         ];
         let mut options: Vec<(String, String)> =
             named.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), value))).collect();
-        for option in &args.option {
-            let (name, value) = option.split_once('=').unwrap_or((option, ""));
-            options.push((name.trim_start_matches('-').to_owned(), value.to_owned()));
-        }
+        let head = head(args, plan, &options)?;
+        options.extend(pairs(&args.option));
         let has_gpus = plan.hardware.gpu_type != GpuType::Cpu;
         let per_node = (0..plan.n_nodes).map(|node| plan.workers.iter().flat_map(|w| &w.ranks).filter(|rank| rank.node == node).count());
         let n_ranks = per_node.max().unwrap_or(0).max(1);
@@ -369,6 +433,7 @@ impl Options {
             name: format!("tandem-{}", plan.recipe),
             token: format!("tandem-{:x}-{:x}", wall_ns(), std::process::id()),
             n_nodes: plan.n_nodes,
+            head,
             n_tasks_per_node: u32::try_from(n_ranks).unwrap_or(u32::MAX),
             n_gpus_per_node: if has_gpus { plan.hardware.devices_per_node } else { 0 },
             gpu_request: self.gpu_request(args)?,
@@ -423,3 +488,18 @@ impl Options {
 
 /// How often a waiting command looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_on_the_command_line_stays_out_of_the_folder() {
+        let argv = ["tandem", "submit", "--env", "HF_TOKEN=abc", "--env=API_KEY=d", "--env", "NCCL_DEBUG=INFO", "--set", "MY_KEY=kept"];
+        let kept = without_secrets(argv.map(str::to_owned).to_vec());
+        assert_eq!(kept, ["tandem", "submit", "--env", "HF_TOKEN", "--env=API_KEY", "--env", "NCCL_DEBUG=INFO", "--set", "MY_KEY=kept"]);
+        let read = own_env(&json!({"env": {"NCCL_DEBUG": "INFO", "PATH": null, "TANDEM_NO_SUCH_TOKEN": null}}));
+        let path = std::env::var("PATH").expect("a path");
+        assert_eq!(read, [("NCCL_DEBUG".to_owned(), "INFO".to_owned()), ("PATH".to_owned(), path)]);
+    }
+}

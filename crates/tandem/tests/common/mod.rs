@@ -73,11 +73,15 @@ pub(crate) struct Background {
 impl Background {
     /// `tandem run ARGS --out <fresh folder>`.
     pub(crate) fn run(args: &[&str]) -> Self {
+        Self::start(&[&["run"], args].concat())
+    }
+
+    /// `tandem ARGS --out <fresh folder>`.
+    pub(crate) fn start(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let (out, stderr_path) = (dir.path().join("run"), dir.path().join("stderr"));
         let log = fs::File::create(&stderr_path).expect("a log");
-        let child =
-            tandem().arg("run").args(args).arg("--out").arg(&out).stdout(Stdio::piped()).stderr(log).spawn().expect("tandem starts");
+        let child = tandem().args(args).arg("--out").arg(&out).stdout(Stdio::piped()).stderr(log).spawn().expect("tandem starts");
         Background { child, stderr_path, out, _dir: dir }
     }
 

@@ -141,6 +141,7 @@ impl Lab {
             );
         }
         let _ = writeln!(conf, "PartitionName=batch Nodes=n[1-{}] Default=YES MaxTime=INFINITE DefaultTime=10 State=UP", self.n_nodes);
+        let _ = writeln!(conf, "PartitionName=cpu Nodes=n[1-{}] Default=NO MaxTime=INFINITE DefaultTime=10 State=UP", self.n_nodes);
         fs::write(self.path("etc/slurm.conf"), conf).expect("slurm.conf");
         let gres = format!("NodeName=n[1-{}] Name=gpu Type=h100 File={at}/dev/gpu[0-7]\n", self.n_nodes);
         fs::write(self.path("etc/gres.conf"), gres).expect("gres.conf");
