@@ -35,6 +35,8 @@ fn doctor_names_what_is_missing_and_fails_only_for_what_was_asked() {
     for word in ["sbatch", "ai-dynamo", "installation", "nvidia driver"] {
         assert!(stdout(&all).contains(word), "{word} in {}", stdout(&all));
     }
+    // However long a name is, a gap follows it.
+    assert!(stdout(&all).contains(" libnvidia-ml.so.1  "), "{}", stdout(&all));
     let slurm = doctor(&["--for", "slurm", "--json"]);
     assert_eq!(slurm.status.code(), Some(8), "{}", stderr(&slurm));
     assert!(stderr(&slurm).contains("missing for slurm: sbatch, srun"), "{}", stderr(&slurm));

@@ -261,6 +261,11 @@ fn configured_jobs_have_their_folder_and_failures_are_counted() {
     check(&output, 0, &["jobid=100 workdir=", &workdir], &[]);
     let (argv, _, env) = site.call(100);
     assert!(argv.ends_with("run.sh") && argv.contains(&format!("--output={workdir}")) && env.contains("LLMB_EXPERIMENT_DIR="), "{argv}");
+    // What `tandem submit` has for Slurm reaches the script's job too; what it has for its own recipes is refused.
+    let output = site.tandem("submit -w pretrain_llama_70b --scale 16 -d fp8 --partition cpu --time 5 --dry-run");
+    check(&output, 0, &["--partition=cpu --time=5 run.sh"], &[]);
+    let output = site.tandem("submit -w pretrain_llama_70b --scale 16 -d fp8 --set ISL=5 --dry-run");
+    check(&output, 2, &[], &["--set is about Tandem's recipes, and pretrain_llama runs its own script"]);
     // One of two fails: the other stays submitted, and the exit code is that of a system error.
     let output = site.llmb("submit -w pretrain_llama_70b --scale 8 -d fp8,bf16");
     check(

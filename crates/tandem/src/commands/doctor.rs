@@ -96,15 +96,16 @@ fn program(purpose: Purpose, name: &str, otherwise: State, why: &str, fix: &str)
 fn as_text(checks: &[Check]) -> String {
     let mut text = String::new();
     let mut purpose = None;
+    let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or(0) + 2;
     for check in checks {
         if purpose != Some(check.purpose) {
             let gap = if purpose.is_some() { "\n" } else { "" };
             let _ = writeln!(text, "{gap}{}: {}", check.purpose.word(), check.purpose.about());
             purpose = Some(check.purpose);
         }
-        let _ = writeln!(text, "  {:<8}{:<15}{}", check.state.word(), check.name, check.detail);
+        let _ = writeln!(text, "  {:<8}{:<width$}{}", check.state.word(), check.name, check.detail);
         if check.state != State::Ok && !check.fix.is_empty() {
-            let _ = writeln!(text, "  {:<8}{:<15}→ {}", "", "", check.fix);
+            let _ = writeln!(text, "  {:<8}{:<width$}→ {}", "", "", check.fix);
         }
     }
     text

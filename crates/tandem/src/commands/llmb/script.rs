@@ -25,6 +25,12 @@ use crate::exit::{Exit, Failure, OrExit};
 pub(super) fn launch(launcher: &Launcher<'_>, task: &Task, index: usize) -> Result<Vec<PathBuf>, Failure> {
     let Launcher { request, site, .. } = launcher;
     let (workload, directory) = site.workload(&task.workload)?;
+    if let Some(flag) = request.not_for_scripts {
+        return Err(Failure::message(Exit::Usage, format!("{flag} is about Tandem's recipes, and {} runs its own script", task.workload))
+            .with_hint("a script is told by variables: --env NAME=VALUE"));
+    }
+    let mut flags = request.flags.clone();
+    flags.passthrough.extend(request.for_scripts.iter().cloned());
     let is_configured = workload.launcher_type.as_deref() == Some("configured_sbatch");
     let base = site.workload_dir(&task.workload);
     let experiments = base.join("experiments").join(experiment_name(task));
@@ -38,7 +44,7 @@ pub(super) fn launch(launcher: &Launcher<'_>, task: &Task, index: usize) -> Resu
         gpus_per_node: request.gpus_per_node(),
         compat: request.compat(),
         shell: &request.shell,
-        flags: &request.flags,
+        flags: &flags,
         experiment: shown.as_deref(),
     };
     let job = submission(task, workload, &site.cluster, &around).map_err(invalid)?;

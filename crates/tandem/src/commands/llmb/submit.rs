@@ -30,6 +30,10 @@ pub(crate) struct Request {
     pub(crate) words: Vec<String>,
     /// Variables of the shell.
     pub(crate) shell: BTreeMap<String, String>,
+    /// Options of `tandem submit` that a script's `sbatch` gets as well.
+    pub(crate) for_scripts: Vec<(String, Option<String>)>,
+    /// An option that a script knows nothing of, if one is given.
+    pub(crate) not_for_scripts: Option<&'static str>,
 }
 
 impl Request {
@@ -58,7 +62,9 @@ impl Request {
             wait: args.wait,
             calls: args.calls.clone(),
             words: std::env::args().collect(),
+            for_scripts: for_scripts(args, &shell),
             shell,
+            not_for_scripts: not_for_scripts(args),
         })
     }
 
@@ -90,6 +96,8 @@ impl Request {
             calls: args.calls.clone(),
             words,
             shell: shell(),
+            for_scripts: Vec::new(),
+            not_for_scripts: None,
         })
     }
 
@@ -121,6 +129,40 @@ impl Request {
             force: w.force,
         }
     }
+}
+
+fn for_scripts(args: &SubmitArgs, shell: &BTreeMap<String, String>) -> Vec<(String, Option<String>)> {
+    // What comes from a variable of the shell is in the job's environment, where it has its place among the others.
+    let typed = |value: &Option<String>, variable: &str| value.clone().filter(|value| shell.get(variable) != Some(value));
+    let named = [
+        ("partition", args.partition.clone()),
+        ("account", args.account.clone()),
+        ("time", args.time.clone()),
+        ("qos", typed(&args.qos, "SBATCH_QOS")),
+        ("constraint", typed(&args.constraint, "SBATCH_CONSTRAINT")),
+        ("mem", typed(&args.mem, "SBATCH_MEM_PER_NODE")),
+    ];
+    let named = named.into_iter().filter_map(|(name, value)| value.map(|value| (name.to_owned(), Some(value))));
+    let others = args.option.iter().map(|option| match option.split_once('=') {
+        Some((name, value)) => (name.trim_start_matches('-').to_owned(), Some(value.to_owned())),
+        None => (option.trim_start_matches('-').to_owned(), None),
+    });
+    named.chain(others).collect()
+}
+
+fn not_for_scripts(args: &SubmitArgs) -> Option<&'static str> {
+    let given = [
+        (!args.run.recipe.sets.is_empty(), "--set"),
+        (args.run.out.is_some(), "--out"),
+        (args.container.is_some(), "--container"),
+        (args.image.is_some(), "--image"),
+        (!args.mount.is_empty(), "--mount"),
+        (args.mpi.is_some(), "--mpi"),
+        (!args.srun_arg.is_empty(), "--srun-arg"),
+        (args.gpu_request.is_some(), "--gpu-request"),
+        (args.exclusive.is_some(), "--exclusive"),
+    ];
+    given.into_iter().find(|(is_given, _)| *is_given).map(|(_, name)| name)
 }
 
 /// What is readable of the environment.
