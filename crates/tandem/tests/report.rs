@@ -44,6 +44,36 @@ fn a_run_folder_becomes_a_page_a_table_and_json() {
 }
 
 #[test]
+fn predictions_stand_beside_the_figures_of_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let run = run.to_str().unwrap();
+    let made = output(&["simulate", "tiny", "--set", "ENGINE=modeled", "--set", "CONCURRENCY=1,4", "--set", "OSL=16", "--out", run]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let page = dir.path().join("page.html");
+    let json = |args: &[&str]| {
+        let made = output(args);
+        assert!(made.status.success(), "{}", stderr(&made));
+        serde_json::from_str::<Value>(&stdout(&made)).unwrap()["runs"][0].clone()
+    };
+    let report = json(&["report", run, "--json", "--html", page.to_str().unwrap()]);
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 2);
+    for figure in points.iter().flat_map(|point| point["prediction"]["figures"].as_array().unwrap()) {
+        // The run was simulated from the same plan with the same costs.
+        assert!(figure["off"].as_f64().unwrap().abs() < 0.01 && figure["is_inside"] == true, "{figure}");
+    }
+    assert!(points.iter().all(|point| point["prediction"]["figures"].as_array().unwrap().len() == 4), "{points:?}");
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("Prediction beside measurement") && page.contains("This run was simulated itself."));
+    assert!(stdout(&output(&["report", run])).contains("| simulated | predicted | range (8 of 10) | off by |"));
+    // The CPU engine has no costs without a calibration, and that is said.
+    let unknown = json(&["report", fixture().to_str().unwrap(), "--json"]);
+    assert!(unknown["not_predicted"].to_string().contains("until a run of it was calibrated"), "{}", unknown["not_predicted"]);
+    assert_eq!(unknown["points"][0]["prediction"], Value::Null);
+}
+
+#[test]
 fn a_gate_decides_about_the_exit_code() {
     let dir = tempfile::tempdir().unwrap();
     let (before, after) = (slower(&dir.path().join("before"), 1.0), slower(&dir.path().join("after"), 0.95));
