@@ -247,7 +247,13 @@ impl Deployment {
             }
         })
         .await;
-        let known = self.exits.iter().position(is_it)?;
+        let Some(known) = self.exits.iter().position(is_it) else {
+            // Slurm ends the whole job at once, perhaps before any `srun` could write why: then only Slurm knows.
+            let allocation = self.options.allocation.clone()?;
+            let node = tokio::task::spawn_blocking(move || allocation.failed_node()).await.ok()??;
+            let at = self.exits.iter().position(|exited| self.lived_on(exited, &node))?;
+            return Some(lost_with(self.exits.remove(at), node));
+        };
         // Servers of other nodes were ended because of it, and may have been seen first: one of the failed node is to blame.
         let _ = timeout(NODE_BLAME_WINDOW, async {
             while self.on_failed_node().is_none() && self.processes.next_to_stop().is_some() {
@@ -255,10 +261,10 @@ impl Deployment {
             }
         })
         .await;
-        let (at, node) = self.on_failed_node().map_or((known, None), |(at, node)| (at, Some(node)));
-        let mut exited = self.exits.remove(at);
-        exited.culprit = node.map(|node| Culprit { node, tasks: None, how: "Node failure".to_owned() }).or(exited.culprit);
-        Some(exited)
+        Some(match self.on_failed_node() {
+            Some((at, node)) => lost_with(self.exits.remove(at), node),
+            None => self.exits.remove(known),
+        })
     }
 
     /// Whether Slurm ended a process because the job's time was over.
@@ -271,12 +277,13 @@ impl Deployment {
     fn on_failed_node(&self) -> Option<(usize, String)> {
         let culprits = self.exits.iter().filter_map(|exited| exited.culprit.as_ref());
         let node = culprits.into_iter().find(|culprit| culprit.tasks.is_none())?.node.clone();
-        let lived_there = |exited: &Exited| {
-            let place = self.placed.iter().find(|(name, _)| *name == exited.name);
-            place.is_some_and(|(_, nodes)| nodes.iter().any(|&n| self.binding.node_name(n) == node))
-        };
-        let at = self.exits.iter().position(lived_there)?;
+        let at = self.exits.iter().position(|exited| self.lived_on(exited, &node))?;
         Some((at, node))
+    }
+
+    fn lived_on(&self, exited: &Exited, node: &str) -> bool {
+        let place = self.placed.iter().find(|(name, _)| *name == exited.name);
+        place.is_some_and(|(_, nodes)| nodes.iter().any(|&n| self.binding.node_name(n) == node))
     }
 
     async fn next_exit(&mut self) {
@@ -372,4 +379,10 @@ fn write_below(dir: &Path, name: &str, text: &str) -> Result<(), LaunchError> {
         std::fs::write(&path, text)
     };
     write().map_err(|source| LaunchError::Io { path: path.clone(), source })
+}
+
+/// A process that ended because its node failed.
+fn lost_with(mut exited: Exited, node: String) -> Exited {
+    exited.culprit = Some(Culprit { node, tasks: None, how: "Node failure".to_owned() });
+    exited
 }

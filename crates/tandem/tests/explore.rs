@@ -41,7 +41,9 @@ fn a_search_writes_its_files_and_goes_on_where_it_was() {
     assert!(again.contains("simulated 0 in") && again.contains("(4 taken from before)"), "{again}");
     assert_eq!(json(&out.join("explore.json")), before);
     let wider = String::from_utf8(run("NCTX=3,4,5").stdout).unwrap();
-    assert!(wider.contains("simulated 2 in") && wider.contains("(4 taken from before)"), "{wider}");
+    // How many of the two new points are near enough to the frontier to be simulated is the model's to say.
+    let is_more = wider.contains("simulated 1 in") || wider.contains("simulated 2 in");
+    assert!(is_more && wider.contains("6 points screened") && wider.contains("(4 taken from before)"), "{wider}");
 }
 
 /// A DeepSeek-V2-Lite-like architecture: no query compression, 64 experts, 27 layers.

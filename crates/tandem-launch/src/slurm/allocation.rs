@@ -208,6 +208,17 @@ impl Allocation {
         Ok(steps.iter().map(line).collect())
     }
 
+    /// A node of the job that Slurm holds for down, if there is one; none when Slurm does not answer. Blocking.
+    #[must_use]
+    pub fn failed_node(&self) -> Option<String> {
+        let list = self.nodes.join(",");
+        let answer = self.slurm.call("scontrol", &["--oneliner", "show", "node", &list]).ok()?;
+        answer.lines().map(text::fields).find_map(|fields| {
+            let is_down = fields.get("State").is_some_and(|state| state.starts_with("DOWN") || state.starts_with("FAIL"));
+            fields.get("NodeName").filter(|_| is_down).cloned()
+        })
+    }
+
     /// The address of a node of the plan.
     #[must_use]
     pub fn address(&self, node: u32) -> &str {

@@ -1,7 +1,7 @@
 //! One load from several clients: processes of this host or of others, merged record by record.
 //!
 //! An [`agent`] waits for a coordinator; a [`Fleet`] is the coordinator's side. For each load point the coordinator has every
-//! client prepare its [`Share`](crate::Share), checks that all would send the same prompts, names one time at which all begin, and gets their
+//! client prepare its [`Share`], checks that all would send the same prompts, names one time at which all begin, and gets their
 //! records back. They are put on one clock and into one list as if one client had made them: every figure is computed
 //! from all records, and no percentile is ever averaged. A client that is lost makes the point invalid, by name.
 //!
