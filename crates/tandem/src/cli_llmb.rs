@@ -250,6 +250,24 @@ pub(crate) struct LlmbSubmitArgs {
     pub(crate) calls: SlurmCalls,
 }
 
+impl LlmbSubmitArgs {
+    /// Without any option of Slurm's.
+    pub(crate) fn of(workload: WorkloadArgs, dry_run: bool, calls: SlurmCalls) -> Self {
+        LlmbSubmitArgs {
+            workload,
+            dry_run,
+            nodelist: None,
+            exclude: None,
+            reservation: None,
+            segment: None,
+            env: Vec::new(),
+            again: false,
+            wait: false,
+            calls,
+        }
+    }
+}
+
 /// Options of the deprecated commands; `-d` is the dry run there.
 #[derive(Debug, Args)]
 pub(crate) struct OldArgs {

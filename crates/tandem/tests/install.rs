@@ -79,12 +79,12 @@ impl Place {
         self.command(args).output().unwrap()
     }
 
-    /// Installs into `root`; the space check is for machines that hold such models, so the sizes are small here.
+    /// Installs into `llmb`; the space check is for machines that hold such models, so the sizes are small here.
     fn install(&self, more: &[&str]) -> Output {
         let play = format!(
             "install_path: {}\ngpu_type: h100\nnode_architecture: x86_64\ninstall_method: local\nselected_workloads: [inference_x]\n\
              llmb_repo: {}\nslurm: {{account: acct, gpu_partition: batch, cpu_partition: cpu, gpu_partition_gres: 8}}\n",
-            self.path("root").display(),
+            self.path("llmb").display(),
             self.path("repo").display()
         );
         fs::create_dir_all(self.path("repo/x")).unwrap();
@@ -124,28 +124,28 @@ fn an_installation_is_complete_after_one_call_and_a_second_fetches_nothing() {
         &["hf ended with exit status: 1; once more", "model o/weights is complete: 4 files", "its setup task is not run: ./prepare.sh"],
     );
     let hf = "hf download o/weights --revision abc --include *.safetensors --include *.json --exclude onnx/* \
-              --local-dir AT/root/workloads/inference_x/weights HF_HOME=AT/root/.cache/huggingface";
-    let enroot = "enroot import -o AT/root/images/team+engine+1.0.sqsh.partial -a x86_64 docker://nvcr.io#team/engine:1.0";
+              --local-dir AT/llmb/workloads/inference_x/weights HF_HOME=AT/llmb/.cache/huggingface";
+    let enroot = "enroot import -o AT/llmb/images/team+engine+1.0.sqsh.partial -a x86_64 docker://nvcr.io#team/engine:1.0";
     // The download broke off once, and went on with the same call.
     assert_eq!(place.calls(), [enroot, hf, hf]);
-    assert!(place.path("root/images/team+engine+1.0.sqsh").is_file());
+    assert!(place.path("llmb/images/team+engine+1.0.sqsh").is_file());
     for folder in [".cache", "datasets", "tools", "venvs", "workloads/inference_x/experiments"] {
-        assert!(place.path("root").join(folder).is_dir(), "{folder}");
+        assert!(place.path("llmb").join(folder).is_dir(), "{folder}");
     }
-    let config = fs::read_to_string(place.path("root/cluster_config.yaml")).unwrap();
+    let config = fs::read_to_string(place.path("llmb/cluster_config.yaml")).unwrap();
     assert!(config.contains("cluster_name: lab\n") && config.contains("  gpu:\n    partition: batch\n    gres: 8\n"), "{config}");
     check(&place.install(&[]), 0, &["image team+engine+1.0.sqsh is there", "model o/weights is there: 4 files"]);
     assert_eq!(place.calls().len(), 3);
     // What was installed is what the other commands use, and the doctor finds all of it.
-    let list = place.command(&["list", "-w", "inference_x"]).env("LLMB_INSTALL", place.path("root")).output().unwrap();
+    let list = place.command(&["list", "-w", "inference_x"]).env("LLMB_INSTALL", place.path("llmb")).output().unwrap();
     assert!(stdout(&list).contains("7b       fp8      GPUs: 8"), "{}", stdout(&list));
     let doctor = |code: i32| {
-        let output = place.command(&["doctor", "--for", "llmb"]).env("LLMB_INSTALL", place.path("root")).output().unwrap();
+        let output = place.command(&["doctor", "--for", "llmb"]).env("LLMB_INSTALL", place.path("llmb")).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{}{}", stdout(&output), stderr(&output));
         stdout(&output)
     };
     doctor(0);
-    fs::remove_file(place.path("root/images/team+engine+1.0.sqsh")).unwrap();
+    fs::remove_file(place.path("llmb/images/team+engine+1.0.sqsh")).unwrap();
     let said = doctor(8);
     assert!(said.contains("inference_x image") && said.contains("tandem install --only images"), "{said}");
 }
@@ -160,7 +160,7 @@ fn damage_is_found_and_named_and_gaps_are_fetched_again() {
     check(&place.install(&["--only", "models"]), 0, &["is complete"]);
     let n_calls = place.calls().len();
     // Same size, other content: only the full check sees it.
-    let shard = place.path("root/workloads/inference_x/weights/m-2.safetensors");
+    let shard = place.path("llmb/workloads/inference_x/weights/m-2.safetensors");
     fs::write(&shard, "twx").unwrap();
     check(&place.install(&["--only", "models"]), 0, &["is there"]);
     check(&place.install(&["--only", "models", "--verify"]), 8, &["is damaged"]);
@@ -175,7 +175,7 @@ fn a_failed_import_leaves_no_image_and_says_how_to_go_on() {
     let place = Place::new();
     fs::write(place.path("no-enroot"), "").unwrap();
     check(&place.install(&["--only", "images"]), 5, &["enroot failed for nvcr.io#team/engine:1.0", "run `tandem install` again"]);
-    assert_eq!(fs::read_dir(place.path("root/images")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(place.path("llmb/images")).unwrap().count(), 0);
     fs::remove_file(place.path("no-enroot")).unwrap();
     // On a compute node, without its GPUs.
     let text = fs::read_to_string(place.path("play.yaml")).unwrap().replace("install_method: local", "install_method: slurm");
@@ -188,7 +188,7 @@ fn a_failed_import_leaves_no_image_and_says_how_to_go_on() {
     fs::create_dir(place.path("ready")).unwrap();
     fs::write(place.path("ready/team+engine+1.0.sqsh"), "x").unwrap();
     check(&place.install(&["--only", "images", "--image-folder", "ready"]), 0, &["is linked to"]);
-    assert!(place.calls().is_empty() && place.path("root/images/team+engine+1.0.sqsh").is_symlink());
+    assert!(place.calls().is_empty() && place.path("llmb/images/team+engine+1.0.sqsh").is_symlink());
 }
 
 #[test]

@@ -2,14 +2,14 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{output, stderr, stdout};
+use common::{output, read_request, stderr, stdout};
 use serde_json::Value;
 use tandem_load::paced::{PacedConfig, PacedServer};
 use tandem_plan::Nanos;
@@ -122,18 +122,7 @@ fn start_small_server(n: usize) -> String {
 
 fn serve(mut stream: TcpStream, n: usize, busy: &AtomicUsize) {
     let Ok(mut reader) = stream.try_clone().map(BufReader::new) else { return };
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        if length == 0 || reader.read_exact(&mut body).is_err() {
-            return;
-        }
+    while read_request(&mut reader) {
         busy.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(20));
         let (status, body) = if busy.load(Ordering::SeqCst) > n {

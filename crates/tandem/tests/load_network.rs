@@ -4,13 +4,13 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use common::{Background, output, read_json, stderr, tandem, wait_for};
+use common::{Background, output, read_json, read_request, stderr, tandem, wait_for};
 use rustix::process::Signal;
 use tandem_load::paced::{PacedConfig, PacedServer};
 use tandem_plan::Nanos;
@@ -129,18 +129,7 @@ impl Holding {
 
 fn serve(mut stream: TcpStream, answer: &str, n_read: &AtomicUsize, (released, changed): &(Mutex<bool>, Condvar)) {
     let Ok(mut reader) = stream.try_clone().map(BufReader::new) else { return };
-    loop {
-        let (mut line, mut length) = (String::new(), 0);
-        while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap_or(0);
-            }
-            line.clear();
-        }
-        let mut body = vec![0; length];
-        if length == 0 || reader.read_exact(&mut body).is_err() {
-            return;
-        }
+    while read_request(&mut reader) {
         n_read.fetch_add(1, Ordering::SeqCst);
         let guard = released.lock().unwrap();
         drop(changed.wait_while(guard, |released| !*released).unwrap());

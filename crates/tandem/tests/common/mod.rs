@@ -262,3 +262,15 @@ pub(crate) fn dynamo() -> Result<(String, String), String> {
     }
     Ok((dir.join("venv/bin/python").display().to_string(), dir.join("model").display().to_string()))
 }
+
+/// Reads one request with a body from a client that keeps its connection; false when there is no further one.
+pub(crate) fn read_request(reader: &mut impl BufRead) -> bool {
+    let (mut line, mut length) = (String::new(), 0);
+    while reader.read_line(&mut line).is_ok_and(|n| n > 2) {
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        line.clear();
+    }
+    length > 0 && reader.read_exact(&mut vec![0; length]).is_ok()
+}

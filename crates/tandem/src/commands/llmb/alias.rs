@@ -37,8 +37,8 @@ pub(crate) fn run(cli: &LlmbCli) -> Result<(), Failure> {
 /// The deprecated commands are `submit` with other names for its options.
 fn old(args: &OldArgs) -> Result<(), Failure> {
     say("warning: this command is deprecated; `llmb-run submit` does the same");
-    submit(&Request::of_llmb(&LlmbSubmitArgs {
-        workload: WorkloadArgs {
+    submit(&Request::of_llmb(&LlmbSubmitArgs::of(
+        WorkloadArgs {
             workloads: args.workloads.clone(),
             model_size: args.model_size.clone(),
             dtypes: args.dtypes.clone(),
@@ -51,16 +51,9 @@ fn old(args: &OldArgs) -> Result<(), Failure> {
             nice: args.nice,
             ..WorkloadArgs::default()
         },
-        dry_run: args.dry_run,
-        nodelist: None,
-        exclude: None,
-        reservation: None,
-        segment: None,
-        env: Vec::new(),
-        again: false,
-        wait: false,
-        calls: args.calls.clone(),
-    })?)
+        args.dry_run,
+        args.calls.clone(),
+    ))?)
 }
 
 /// Its exit code for a failure.

@@ -10,18 +10,8 @@ use crate::cli_llmb::{ExemplarArgs, LlmbSubmitArgs, WorkloadArgs};
 use crate::exit::Failure;
 
 pub(crate) fn exemplar(args: &ExemplarArgs) -> Result<(), Failure> {
-    let request = Request::of_llmb(&LlmbSubmitArgs {
-        workload: WorkloadArgs { repeats: 1, ..WorkloadArgs::default() },
-        dry_run: args.dry_run,
-        nodelist: None,
-        exclude: None,
-        reservation: None,
-        segment: None,
-        env: Vec::new(),
-        again: false,
-        wait: false,
-        calls: args.calls.clone(),
-    })?;
+    let request =
+        Request::of_llmb(&LlmbSubmitArgs::of(WorkloadArgs { repeats: 1, ..WorkloadArgs::default() }, args.dry_run, args.calls.clone()))?;
     refuse_inside_a_job(&request)?;
     let site = Installation::load()?;
     let path = Path::new(&site.cluster.llmb_repo).join("exemplar.yaml");

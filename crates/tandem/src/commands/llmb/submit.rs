@@ -36,17 +36,17 @@ pub(crate) struct Request {
     pub(crate) not_for_scripts: Option<&'static str>,
 }
 
+/// Slurm's options as `llmb-run` knows them; first the node list, the excluded nodes and the reservation.
+fn slurm_flags(named: [&Option<String>; 3], segment: Option<u32>, workload: &WorkloadArgs) -> Result<SlurmFlags, Failure> {
+    let [nodelist, exclude, reservation] = named.map(Clone::clone);
+    let passthrough = slurm_args(&workload.slurm_arg).map_err(usage)?;
+    Ok(SlurmFlags { nodelist, exclude, reservation, segment, nice: workload.nice, passthrough })
+}
+
 impl Request {
     /// `tandem submit -w …`.
     pub(crate) fn of_tandem(args: &SubmitArgs) -> Result<Self, Failure> {
-        let flags = SlurmFlags {
-            nodelist: args.nodelist.clone(),
-            exclude: args.exclude.clone(),
-            reservation: args.reservation.clone(),
-            segment: args.segment,
-            nice: args.workload.nice,
-            passthrough: slurm_args(&args.workload.slurm_arg).map_err(usage)?,
-        };
+        let flags = slurm_flags([&args.nodelist, &args.exclude, &args.reservation], args.segment, &args.workload)?;
         let shell = shell();
         // Here a bare name means the shell's value.
         let whole = |text: &String| match text.contains('=') {
@@ -70,14 +70,7 @@ impl Request {
 
     /// `llmb-run submit …`.
     pub(crate) fn of_llmb(args: &LlmbSubmitArgs) -> Result<Self, Failure> {
-        let flags = SlurmFlags {
-            nodelist: args.nodelist.clone(),
-            exclude: args.exclude.clone(),
-            reservation: args.reservation.clone(),
-            segment: args.segment,
-            nice: args.workload.nice,
-            passthrough: slurm_args(&args.workload.slurm_arg).map_err(usage)?,
-        };
+        let flags = slurm_flags([&args.nodelist, &args.exclude, &args.reservation], args.segment, &args.workload)?;
         let named = [
             ("nodelist", &flags.nodelist),
             ("exclude", &flags.exclude),
