@@ -1,5 +1,7 @@
 //! GenAI-Perf 0.0.16 itself wrote the expected files (see `data/genai_perf/generate.py`); ours equal them to the byte.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 use tandem_metrics::artifacts::telemetry::{GPU_METRICS, GpuSample};
 use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointContext, Stimulus, Telemetry, foreign, render_point};
@@ -87,11 +89,11 @@ fn check(case: &str, json_text: &str, csv_text: &str) {
         exchanges: None,
         options: ArtifactOptions::default(),
     };
-    let artifacts = render_point(&records, &context);
+    let artifacts = render_point(&Arc::new(records), &context);
     let file = |name: &str| {
         let path = format!("deepseek-r1-dynamo-openai-chat-concurrency4/{name}");
-        let (_, bytes) = artifacts.files.iter().find(|(found, _)| *found == path).expect("the file is rendered");
-        String::from_utf8(bytes.clone()).expect("it is text")
+        let (_, content) = artifacts.files.iter().find(|(found, _)| *found == path).expect("the file is rendered");
+        String::from_utf8(content.to_vec()).expect("it is text")
     };
     assert_same(&file("profile_export_genai_perf.csv"), csv_text);
     assert_same(&file("profile_export_genai_perf.json"), json_text);

@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointContext, Stimulus, foreign, profile_export, render_point};
 use tandem_metrics::{ChunkKind, Exchange, Load, RequestRecord, RunClock, Slo};
@@ -101,10 +103,10 @@ fn check(case: &Case) {
         let answer: Vec<u64> = record.chunks.iter().filter(|c| c.kind == ChunkKind::Content).map(|c| c.at_ns).collect();
         assert_eq!((record.start_ns, answer), (exchange.start_ns, answer_stamps(exchange)), "request {}", record.index);
     }
-    let artifacts = render_point(&records, &context(case, exchanges));
+    let artifacts = render_point(&Arc::new(records), &context(case, exchanges));
     let file = |name: &str| {
-        let (_, bytes) = artifacts.files.iter().find(|(path, _)| path.ends_with(&format!("/{name}"))).expect("the file is rendered");
-        String::from_utf8(bytes.clone()).expect("it is text")
+        let (_, content) = artifacts.files.iter().find(|(path, _)| path.ends_with(&format!("/{name}"))).expect("the file is rendered");
+        String::from_utf8(content.to_vec()).expect("it is text")
     };
     assert_eq!(file("profile_export_genai_perf.csv"), case.csv);
     let figures = |text: &str| text.split("\"input_config\":").next().unwrap().to_owned();

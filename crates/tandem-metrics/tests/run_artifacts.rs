@@ -1,6 +1,8 @@
 //! The files about a whole run, word for word.
 
+use std::sync::Arc;
 use tandem_metrics::artifacts::result::run_validity;
+
 use tandem_metrics::artifacts::{
     ArtifactOptions, InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point, render_run,
 };
@@ -46,7 +48,7 @@ fn point(concurrency: u32, gap_ns: u64) -> PointArtifacts {
         exchanges: None,
         options: ArtifactOptions::default(),
     };
-    render_point(&records, &context)
+    render_point(&Arc::new(records), &context)
 }
 
 fn run(is_partial: bool, reasons: Vec<Reason>) -> RunContext {
@@ -66,9 +68,9 @@ fn run(is_partial: bool, reasons: Vec<Reason>) -> RunContext {
 }
 
 fn file(points: Vec<PointArtifacts>, context: &RunContext, name: &str) -> String {
-    let files = render_run(points, context);
-    let (_, bytes) = files.into_iter().find(|(found, _)| found == name).expect("the file is rendered");
-    String::from_utf8(bytes).expect("it is text")
+    let files = render_run(&points, context);
+    let (_, content) = files.into_iter().find(|(found, _)| found == name).expect("the file is rendered");
+    String::from_utf8(content.to_vec()).expect("it is text")
 }
 
 #[test]
@@ -99,7 +101,8 @@ fn several_points_are_named_by_their_concurrency() {
 
 #[test]
 fn the_files_of_a_run_are_named_relative_to_its_folder() {
-    let names: Vec<String> = render_run(vec![point(1, 10)], &run(false, Vec::new())).into_iter().map(|(name, _)| name).collect();
+    let about_run = render_run(&[point(1, 10)], &run(false, Vec::new()));
+    let names: Vec<String> = point(1, 10).files.into_iter().chain(about_run).map(|(name, _)| name).collect();
     let expected = [
         "org_nano-openai-chat-concurrency1/profile_export_genai_perf.json",
         "org_nano-openai-chat-concurrency1/profile_export_genai_perf.csv",

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -102,7 +103,7 @@ fn point(case: &Case, concurrency: u32) -> PointArtifacts {
         exchanges: None,
         options: ArtifactOptions::default(),
     };
-    render_point(&records(case, concurrency), &context)
+    render_point(&Arc::new(records(case, concurrency)), &context)
 }
 
 fn sha256(text: &str) -> String {
@@ -127,8 +128,9 @@ fn write_folder(case: &Case, folder: &Path) {
         is_partial: false,
         reasons: Vec::new(),
     };
-    let mut files = render_run(points, &context);
-    let mut put = |name: &str, text: String| files.push((name.to_owned(), text.into_bytes()));
+    let mut files = render_run(&points, &context);
+    files.extend(points.into_iter().flat_map(|point| point.files));
+    let mut put = |name: &str, text: String| files.push((name.to_owned(), text.into()));
     put("plan.json", format!("{plan:#}\n"));
     put("events.jsonl", "{\"event\":\"ready\"}\n".to_owned());
     put("configs/deployment.yaml", format!("num_prefill_servers: 2\nnum_decode_servers: 1\ntotal_gpus: {N_GPUS}\n"));
@@ -138,10 +140,10 @@ fn write_folder(case: &Case, folder: &Path) {
     for log in ["output_server", "output_prefill_1", "output_prefill_2", "output_decode_1", "bench", "prefill", "decode"] {
         put(&format!("logs/{log}.log"), String::new());
     }
-    for (name, bytes) in files {
+    for (name, content) in files {
         let path = folder.join(name);
         fs::create_dir_all(path.parent().expect("a file has a folder")).expect("the folder can be made");
-        fs::write(path, bytes).expect("the file can be written");
+        fs::write(path, content.to_vec()).expect("the file can be written");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The files of a run, as names and bytes: what the run folder holds besides configurations and logs.
 //!
-//! [`render_point`] writes the directory of one load point, [`render_run`] adds what is about the whole run. Both are pure;
+//! [`render_point`] makes the directory of one load point, [`render_run`] what is about the whole run. Both are pure;
 //! whoever calls them writes the files. The compatible files (`genai_perf_*`, `inputs`, `profile_export`) follow
 //! GenAI-Perf 0.0.16 and AIPerf to the byte where those are fixed; `foreign` alone knows their names for our metrics.
 //!
@@ -17,6 +17,7 @@
 //! | `result.json` | [`result`] |
 
 pub mod compat;
+pub mod content;
 mod csv;
 pub mod directory;
 pub mod foreign;
@@ -32,8 +33,11 @@ pub mod raw_export;
 pub mod result;
 pub mod telemetry;
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
+pub use content::{Content, File, RecordLines};
 pub use directory::Stimulus;
 pub use input_config::InputConfig;
 pub use raw_export::Exchange;
@@ -45,9 +49,6 @@ use crate::record::{LoadPhase, RequestRecord, RunClock};
 use crate::summary::Summary;
 use crate::telemetry::PointTelemetry;
 use crate::validity::Reason;
-
-/// A path relative to the run folder and what belongs there.
-pub type File = (String, Vec<u8>);
 
 /// What the artifacts of one load point need besides its records.
 #[derive(Debug, Clone, PartialEq)]
@@ -155,7 +156,7 @@ pub struct RunContext {
 ///
 /// `records` are those of the point in order of issue, warm-up and failed ones included.
 #[must_use]
-pub fn render_point(records: &[RequestRecord], context: &PointContext) -> PointArtifacts {
+pub fn render_point(records: &Arc<Vec<RequestRecord>>, context: &PointContext) -> PointArtifacts {
     let mut sample = Sample::new(records, &context.load);
     let window = sample.window_ns().map(|(from, to)| (context.clock.wall_ns(from), context.clock.wall_ns(to)));
     let measured = window.and_then(|window| Some((context.measured.as_ref()?, window)));
@@ -169,42 +170,40 @@ pub fn render_point(records: &[RequestRecord], context: &PointContext) -> PointA
     let telemetry = section.as_ref();
     let input_config = context.input_config.to_json(&context.model, context.stimulus, &context.load);
     let lines = |phase| {
-        let records = records.iter().filter(move |record| record.phase == phase);
-        profile_export::render(records, context.clock, context.load.streaming)
+        let lines = RecordLines { records: records.clone(), phase, clock: context.clock, streaming: context.load.streaming };
+        Content::Records(lines)
     };
     let compat = context.options.genai_perf_compat.then(|| compat::summary(records, &context.load));
     let genai = compat.as_ref().unwrap_or(&summary);
-    let mut texts = vec![
-        ("profile_export_genai_perf.json", genai_perf_json::render(genai, telemetry, input_config)),
-        ("profile_export_genai_perf.csv", genai_perf_csv::render(genai, telemetry)),
+    let mut files: Vec<(&str, Content)> = vec![
+        ("profile_export_genai_perf.json", genai_perf_json::render(genai, telemetry, input_config).into()),
+        ("profile_export_genai_perf.csv", genai_perf_csv::render(genai, telemetry).into()),
         ("profile_export.jsonl", lines(LoadPhase::Profiling)),
-        ("inputs.json", inputs::render(&context.payloads)),
+        ("inputs.json", inputs::render(&context.payloads).into()),
     ];
-    texts.extend(analysis.slices_csv(&sample, context.clock).map(|text| ("timeslices.csv", text)));
-    let warmup = lines(LoadPhase::Warmup);
-    if !warmup.is_empty() {
-        texts.push(("profile_export_warmup.jsonl", warmup));
+    files.extend(analysis.slices_csv(&sample, context.clock).map(|text| ("timeslices.csv", text.into())));
+    if records.iter().any(|record| record.phase == LoadPhase::Warmup) {
+        files.push(("profile_export_warmup.jsonl", lines(LoadPhase::Warmup)));
     }
-    let mut files: Vec<(&str, Vec<u8>)> = texts.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
     if context.options.parquet {
-        files.push(("requests.parquet", parquet::requests(records, context.clock, &context.load)));
-        files.push(("chunks.parquet", parquet::chunks(records, context.clock)));
+        files.push(("requests.parquet", Content::Bytes(parquet::requests(records, context.clock, &context.load))));
+        files.push(("chunks.parquet", Content::Bytes(parquet::chunks(records, context.clock))));
     }
     if let Some(exchanges) = &context.exchanges {
-        files.push(("profile_export.json", raw_export::render(exchanges, context.clock, context.stimulus, window)));
+        let text = raw_export::render(exchanges, context.clock, context.stimulus, window);
+        files.push(("profile_export.json", Content::Bytes(text)));
     }
-    let files = files.into_iter().map(|(name, bytes)| (format!("{directory}/{name}"), bytes)).collect();
+    let files = files.into_iter().map(|(name, content)| (format!("{directory}/{name}"), content)).collect();
     let genai_perf_compat = context.options.genai_perf_compat;
     PointArtifacts { directory, summary, analysis, telemetry: telemetry_json, client: Value::Null, genai_perf_compat, files }
 }
 
-/// All files of a run: those of its points, `perf_summary.txt` and `result.json`.
+/// The files that are about a whole run: `perf_summary.txt` and `result.json`. Those of its points are theirs.
 #[must_use]
-pub fn render_run(points: Vec<PointArtifacts>, context: &RunContext) -> Vec<File> {
+pub fn render_run(points: &[PointArtifacts], context: &RunContext) -> Vec<File> {
     let summaries: Vec<&Summary> = points.iter().map(|point| &point.summary).collect();
-    let about_run = [
-        ("perf_summary.txt".to_owned(), perf_summary::render(&summaries).into_bytes()),
-        ("result.json".to_owned(), result::render(&points, context).into_bytes()),
-    ];
-    points.into_iter().flat_map(|point| point.files).chain(about_run).collect()
+    vec![
+        ("perf_summary.txt".to_owned(), perf_summary::render(&summaries).into()),
+        ("result.json".to_owned(), result::render(points, context).into()),
+    ]
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 use tandem_load::StopSignal;
-use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
+use tandem_metrics::artifacts::{RunContext, RunKind};
 use tandem_metrics::metrics::good_fraction;
 use tandem_metrics::{Reason, Verdict};
 use tandem_telemetry::{Roles, Session};
 
 use super::clients::{Clients, agent};
-use super::measure::{Ask, Count, Measured, Point, host_name, number_repeats, wall_ns};
+use super::measure::{Ask, Count, Measured, Point, host_name, wall_ns};
 use super::progress::say;
-use super::results::conclude;
+use super::results::Results;
 use super::run_folder::RunFolder;
 use super::search::{Search, Step};
 use super::selftest::{paced_server, selftest};
@@ -141,17 +141,16 @@ impl Run<'_> {
 
     /// The points that were asked for, one after the other.
     async fn sweep(mut self, levels: Vec<Level>, started: u64) -> Result<(), Failure> {
-        let mut points = Vec::new();
+        let mut results = Results::default();
         for level in levels {
-            let mut measured = self.measure(level).await?;
-            number_repeats(&points, &mut measured.artifacts);
-            points.push(measured.artifacts);
+            let measured = self.measure(level).await?;
+            results.add(&self.folder, measured.artifacts);
             self.reasons.extend(measured.reasons);
             if self.interrupted {
                 break;
             }
         }
-        self.conclude(points, started, None)
+        self.conclude(results, started, None)
     }
 
     /// The highest load that meets the goal. Each measurement is kept below `search/`; the figures of the run are those of the load found.
@@ -170,8 +169,8 @@ impl Run<'_> {
             };
             let point = self.measure(level(what, load)).await?;
             let share = point.artifacts.summary.avg(&good_fraction::METRIC).unwrap_or(0.0) / 100.0;
-            for (name, bytes) in &point.artifacts.files {
-                self.folder.write(&format!("search/{:03}-{name}", measured.len() + 1), bytes)?;
+            for (name, content) in &point.artifacts.files {
+                self.folder.write_content(&format!("search/{:03}-{name}", measured.len() + 1), content)?;
             }
             if self.interrupted {
                 measured.push((load, point));
@@ -207,12 +206,15 @@ impl Run<'_> {
             }
         };
         let shown = measured.into_iter().rev().find(|(load, _)| shown.is_none_or(|shown| shown == *load)).map(|(_, measured)| measured);
-        let (points, reasons) = shown.map(|m| (vec![m.artifacts], m.reasons)).unwrap_or_default();
-        self.reasons = reasons;
-        self.conclude(points, started, failure)
+        let mut results = Results::default();
+        if let Some(measured) = shown {
+            results.add(&self.folder, measured.artifacts);
+            self.reasons = measured.reasons;
+        }
+        self.conclude(results, started, failure)
     }
 
-    fn conclude(mut self, points: Vec<PointArtifacts>, started: u64, failure: Option<Failure>) -> Result<(), Failure> {
+    fn conclude(mut self, results: Results, started: u64, failure: Option<Failure>) -> Result<(), Failure> {
         self.reasons.extend(failure.iter().map(|f| Reason {
             verdict: Verdict::Suspect,
             code: "goal_missed",
@@ -232,7 +234,7 @@ impl Run<'_> {
             reasons: self.reasons,
         };
         let ended_early = self.interrupted.then(|| Failure::message(Exit::Interrupted, "interrupted")).or(failure);
-        conclude(&self.folder, points, &context, ended_early, self.args.strict)
+        results.conclude(&self.folder, &context, ended_early, self.args.strict)
     }
 }
 

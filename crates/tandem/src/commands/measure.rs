@@ -230,15 +230,16 @@ impl Point {
         // Records count their points within one call of the load generator.
         report.records.iter_mut().for_each(|record| record.point = u32::try_from(self.index).unwrap_or(u32::MAX));
         self.note_what_was_sent(&report);
+        let mut reasons = client_reasons(&report, &self.spec);
         let exchanges = report.exchanges.take();
-        let mut artifacts = render_point(&report.records, &PointContext { exchanges, ..self.context(&report)? });
+        let context = PointContext { exchanges, ..self.context(&report)? };
+        let mut artifacts = render_point(&Arc::new(report.records), &context);
         let mut client = health_json(&report.health, self.spec.target.tls_name().is_some());
         if !clients.is_empty() {
             let one = |(name, n_records, uncertain): &(String, usize, Nanos)| json!({"name": name, "n_records": n_records, "clock_uncertainty_us": uncertain.as_secs_f64() * 1e6});
             client["clients"] = clients.iter().map(one).collect();
         }
         artifacts.client = client.clone();
-        let mut reasons = client_reasons(&report, &self.spec);
         reasons.extend(lost.into_iter().map(|(name, why)| Reason {
             verdict: Verdict::Invalid,
             code: "client_lost",
@@ -381,19 +382,6 @@ fn refused_field(report: &LoadReport, spec: &LoadSpec) -> Option<Reason> {
     let field = OPTIONAL_FIELDS.iter().filter(asked).find(|field| refusal.contains(**field))?;
     let message = format!("the server refuses the field `{field}`: leave it out with --extra-inputs '{{\"{field}\":null}}'");
     Some(Reason { verdict: Verdict::Invalid, code: "refused_field", message })
-}
-
-/// Gives points of one run that have the same load directories of their own: the second one's name ends in `_2`.
-pub(crate) fn number_repeats(points: &[PointArtifacts], point: &mut PointArtifacts) {
-    let taken = |name: &str| points.iter().any(|other| other.directory == name);
-    let first = point.directory.clone();
-    let Some(name) = (1..).map(|n| if n == 1 { first.clone() } else { format!("{first}_{n}") }).find(|name| !taken(name)) else { return };
-    for (file, _) in &mut point.files {
-        if let Some(rest) = file.strip_prefix(&first) {
-            *file = format!("{name}{rest}");
-        }
-    }
-    point.directory = name;
 }
 
 fn health_line(label: &str, report: &LoadReport) -> String {

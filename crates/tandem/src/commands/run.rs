@@ -13,7 +13,7 @@ use tandem_launch::slurm::Allocation;
 use tandem_launch::slurm::text::Cancelled;
 use tandem_launch::{Deployment, EventLog, Exited, LaunchError, LaunchOptions};
 use tandem_load::StopSignal;
-use tandem_metrics::artifacts::{PointArtifacts, RunContext, RunKind};
+use tandem_metrics::artifacts::{RunContext, RunKind};
 use tandem_metrics::{Reason, Verdict};
 use tandem_plan::{LoadPoint, Phase, Plan};
 use tandem_recipe::render_configs;
@@ -22,7 +22,7 @@ use super::manifest;
 use super::measure::{self, Ask, Point};
 use super::progress::say;
 use super::recipe::{load, plans_of};
-use super::results::conclude;
+use super::results::Results;
 use super::run_folder::RunFolder;
 use super::serve::api_key;
 use super::sweep;
@@ -84,7 +84,7 @@ pub(crate) struct Run<'a> {
     folder: RunFolder,
     events: EventLog,
     started: u64,
-    points: Vec<PointArtifacts>,
+    results: Results,
     client_reasons: Vec<Reason>,
     /// The Slurm job in which it runs; none on this machine.
     allocation: Option<Allocation>,
@@ -102,7 +102,7 @@ impl<'a> Run<'a> {
         let events = EventLog::create(&folder.path("events.jsonl")).or_exit(Exit::Artifact)?;
         let started = measure::wall_ns();
         events.emit("run_started", json!({"recipe": plan.recipe, "plan_hash": plan.hash(), "version": env!("CARGO_PKG_VERSION")}));
-        Ok(Run { args, plan, folder, events, started, points: Vec::new(), client_reasons: Vec::new(), allocation })
+        Ok(Run { args, plan, folder, events, started, results: Results::default(), client_reasons: Vec::new(), allocation })
     }
 
     pub(crate) async fn drive(mut self, interrupts: &mut Interrupts) -> Result<(), Failure> {
@@ -278,7 +278,7 @@ impl<'a> Run<'a> {
                     }
                     self.events.emit("point_ended", measured.event);
                     self.client_reasons.extend(measured.reasons);
-                    self.points.push(measured.artifacts);
+                    self.results.add(&self.folder, measured.artifacts);
                 }
                 Err(failure) if ended.is_none() => ended = Some(Ended::Failed(failure)),
                 Err(_) => {}
@@ -305,7 +305,7 @@ impl<'a> Run<'a> {
         if self.args.serve_only {
             return failure.map_or(Ok(()), Err);
         }
-        conclude(&self.folder, self.points, &context, failure, self.args.strict)
+        self.results.conclude(&self.folder, &context, failure, self.args.strict)
     }
 
     /// What the prefill servers have done so far.

@@ -1,10 +1,12 @@
 //! The folder of one run: where it is, and writing files into it whole or not at all.
 
+use std::borrow::Cow;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tandem_metrics::artifacts::Content;
 
 use crate::exit::{Exit, Failure, OrExit};
 
@@ -65,16 +67,29 @@ impl RunFolder {
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Failure> {
         write_whole(&self.root.join(name), bytes)
     }
+
+    /// As [`RunFolder::write`], a piece at a time.
+    pub(crate) fn write_content(&self, name: &str, content: &Content) -> Result<(), Failure> {
+        write_pieces(&self.root.join(name), content.pieces())
+    }
 }
 
 /// Writes `path` (and its folder) whole or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let write = || -> io::Result<()> {
+    write_pieces(path, std::iter::once(Cow::Borrowed(bytes)))
+}
+
+fn write_pieces<'a>(path: &Path, mut pieces: impl Iterator<Item = Cow<'a, [u8]>>) -> Result<(), Failure> {
+    let mut write = || -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder)?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let beside = folder.join(format!(".{name}.{}", std::process::id()));
-        let written = fs::File::create(&beside).and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        let written = fs::File::create(&beside).and_then(|file| {
+            let mut out = BufWriter::new(file);
+            pieces.try_for_each(|piece| out.write_all(&piece))?;
+            out.into_inner()?.sync_all()
+        });
         written.and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
             let _ = fs::remove_file(&beside);
         })

@@ -3,6 +3,7 @@
 //! Nothing here reads a clock: equal recipes, calibrations and faults give equal bytes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point};
@@ -17,7 +18,7 @@ use tandem_sim::virtual_time::{Calibration, Fault, Simulated, drive, setup, simu
 use super::prediction::model_of;
 use super::progress::say;
 use super::recipe::{load, plans_of};
-use super::results::conclude;
+use super::results::Results;
 use super::run_folder::RunFolder;
 use crate::cli::SimulateArgs;
 use crate::exit::{Exit, Failure, OrExit};
@@ -57,7 +58,7 @@ fn simulate_plan(
     for (name, text) in render_configs(plan, &["simulated".to_owned()]) {
         folder.write(&name, text.as_bytes())?;
     }
-    let (mut points, mut reasons, mut ended) = (Vec::new(), cluster_reasons(plan, model), 0);
+    let (mut results, mut reasons, mut ended) = (Results::default(), cluster_reasons(plan, model), 0);
     let mut logs: [String; 2] = Default::default();
     for (index, point) in (0_u64..).zip(&plan.load.points) {
         let Some(mut what) = setup(plan, *point, model, calibration) else {
@@ -73,7 +74,8 @@ fn simulate_plan(
             let lines: String = log.lines.iter().map(|line| format!("{line}\n")).collect();
             logs[usize::from(log.phase == Phase::Decode)] += &lines;
         }
-        points.push(artifacts(plan, point.concurrency, u64::from(point.n_requests), u64::from(point.n_warmup), arrivals, &simulated));
+        results
+            .add(&folder, artifacts(plan, point.concurrency, u64::from(point.n_requests), u64::from(point.n_warmup), arrivals, simulated));
     }
     let [prefill, decode] = &logs;
     folder.write("logs/prefill.log", prefill.as_bytes())?;
@@ -95,10 +97,10 @@ fn simulate_plan(
         is_partial: false,
         reasons,
     };
-    conclude(&folder, points, &context, None, strict)
+    results.conclude(&folder, &context, None, strict)
 }
 
-fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arrivals: &Arrivals, simulated: &Simulated) -> PointArtifacts {
+fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arrivals: &Arrivals, simulated: Simulated) -> PointArtifacts {
     let stimulus = match arrivals {
         Arrivals::Constant { rate } | Arrivals::Gamma { rate, .. } => Stimulus::RequestRate(*rate),
         _ => Stimulus::Concurrency(concurrency),
@@ -140,7 +142,7 @@ fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arri
         exchanges: None,
         options: ArtifactOptions::default(),
     };
-    render_point(&simulated.records, &context)
+    render_point(&Arc::new(simulated.records), &context)
 }
 
 /// What speaks against a prediction for a cluster.

@@ -190,6 +190,23 @@ impl Drop for Lab {
         for (_, child) in &mut self.daemons {
             let _ = child.wait();
         }
+        // The steps of a node whose slurmd was killed have nobody else to end them.
+        for pid in self.processes() {
+            kill(pid, Signal::KILL);
+        }
+    }
+}
+
+impl Lab {
+    /// What lives with this lab's configuration: Slurm's own processes and those of its jobs.
+    fn processes(&self) -> Vec<i32> {
+        let ours = format!("SLURM_CONF={}", self.path("etc/slurm.conf").display());
+        let pids = fs::read_dir("/proc").expect("/proc").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let is_ours = |pid: &i32| {
+            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environment.split(|b| *b == 0).any(|variable| variable == ours.as_bytes())
+        };
+        pids.filter(is_ours).collect()
     }
 }
 
