@@ -38,9 +38,7 @@ impl Stats {
         }
         let n = values.len() as f64;
         let avg = pairwise_sum(values) / n;
-        let squares: Vec<f64> = values.iter().map(|v| (v - avg) * (v - avg)).collect();
-        let std = (pairwise_sum(&squares) / n).sqrt();
-        drop(squares);
+        let std = (pairwise_sum_of(values, &|v| (v - avg) * (v - avg)) / n).sqrt();
         let mut sorted = values.to_vec();
         sorted.sort_unstable_by(f64::total_cmp);
         let at = |i: usize| sorted[i];
@@ -57,31 +55,30 @@ impl Stats {
 
     /// Statistics of a sample in which each value occurs as often as its weight says, without writing it out.
     #[must_use]
-    pub fn of_weighted(mut values: Vec<(f64, u32)>) -> Option<Stats> {
+    pub fn of_weighted(mut values: Vec<(f64, u64)>) -> Option<Stats> {
         debug_assert!(values.iter().all(|(v, _)| v.is_finite()), "metrics yield finite values only");
         values.retain(|&(_, weight)| weight > 0);
         if values.is_empty() {
             return None;
         }
         values.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
-        let sorted = values;
-        let mut ends = Vec::with_capacity(sorted.len());
-        let mut count = 0u64;
-        for &(_, weight) in &sorted {
-            count += u64::from(weight);
-            ends.push(count);
-        }
+        let count = values.iter().map(|(_, weight)| weight).sum::<u64>();
         let n = count as f64;
-        let avg = pairwise_sum(&sorted.iter().map(|&(v, w)| v * f64::from(w)).collect::<Vec<_>>()) / n;
-        let squares: Vec<f64> = sorted.iter().map(|&(v, w)| (v - avg) * (v - avg) * f64::from(w)).collect();
+        let avg = pairwise_sum_of(&values, &|&(v, w)| v * w as f64) / n;
+        let std = (pairwise_sum_of(&values, &|&(v, w)| (v - avg) * (v - avg) * w as f64) / n).sqrt();
+        // A run has millions of values: where each one's repetitions end takes the place of its weight.
+        values.iter_mut().fold(0, |end, (_, weight)| {
+            *weight += end;
+            *weight
+        });
         let len = usize::try_from(count).expect("a sample has fewer values than the address space has bytes");
-        let at = |i: usize| sorted[ends.partition_point(|&end| end <= i as u64)].0;
+        let at = |i: usize| values[values.partition_point(|&(_, end)| end <= i as u64)].0;
         Some(Stats {
             count,
             avg,
-            min: sorted[0].0,
-            max: sorted[sorted.len() - 1].0,
-            std: (pairwise_sum(&squares) / n).sqrt(),
+            min: values[0].0,
+            max: values[values.len() - 1].0,
+            std,
             percentiles: PERCENTILES.map(|p| percentile(len, f64::from(p), at)),
             p999: percentile(len, 99.9, at),
         })
@@ -135,23 +132,29 @@ pub(crate) fn percentile(len: usize, p: f64, at: impl Fn(usize) -> f64) -> f64 {
 
 /// Sum with numpy's order of additions: blocks of 128 in eight lanes, halves above that.
 pub(crate) fn pairwise_sum(values: &[f64]) -> f64 {
+    pairwise_sum_of(values, &|v| *v)
+}
+
+/// [`pairwise_sum`] of a term of each value.
+fn pairwise_sum_of<T>(values: &[T], term: &impl Fn(&T) -> f64) -> f64 {
     const BLOCK: usize = 128;
     if values.len() < 8 {
-        return values.iter().fold(0.0, |sum, v| sum + v);
+        return values.iter().fold(0.0, |sum, v| sum + term(v));
     }
     if values.len() > BLOCK {
         let half = values.len() / 2;
         let (a, b) = values.split_at(half - half % 8);
-        return pairwise_sum(a) + pairwise_sum(b);
+        return pairwise_sum_of(a, term) + pairwise_sum_of(b, term);
     }
+    let (first, rest) = values.split_at(8);
     let mut lanes = [0.0; 8];
-    lanes.copy_from_slice(&values[..8]);
-    let mut rows = values[8..].chunks_exact(8);
+    lanes.iter_mut().zip(first).for_each(|(lane, v)| *lane = term(v));
+    let mut rows = rest.chunks_exact(8);
     for row in &mut rows {
-        lanes.iter_mut().zip(row).for_each(|(lane, v)| *lane += v);
+        lanes.iter_mut().zip(row).for_each(|(lane, v)| *lane += term(v));
     }
     let sum = ((lanes[0] + lanes[1]) + (lanes[2] + lanes[3])) + ((lanes[4] + lanes[5]) + (lanes[6] + lanes[7]));
-    rows.remainder().iter().fold(sum, |sum, v| sum + v)
+    rows.remainder().iter().fold(sum, |sum, v| sum + term(v))
 }
 
 #[cfg(test)]

@@ -114,7 +114,9 @@ pub(crate) fn figure(metric: &Metric, sample: &Sample<'_>) -> Option<Figure> {
             Stats::of(&values).map(|stats| Figure::Stats(stats.scaled(scale)))
         }
         Kind::Pooled(append) => {
-            let mut values = Vec::new();
+            // Most have a value for each gap between chunks; growing step by step would take twice the memory.
+            let n_chunks = sample.kept.iter().map(|record| record.chunks.len()).sum();
+            let mut values = Vec::with_capacity(n_chunks);
             sample.kept.iter().for_each(|record| append(record, &mut values));
             Stats::of_weighted(values).map(|stats| Figure::Stats(stats.scaled(scale)))
         }

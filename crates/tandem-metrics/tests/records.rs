@@ -93,7 +93,7 @@ proptest! {
         let mut per_token = Vec::new();
         itl::of(&record, &mut per_token);
         if let (false, Some(latency), Some(first)) = (per_token.is_empty(), request_latency::of(&record), ttft::of(&record)) {
-            let sum: f64 = per_token.iter().map(|&(gap, n)| gap * f64::from(n)).sum();
+            let sum: f64 = per_token.iter().map(|&(gap, n)| gap * n as f64).sum();
             prop_assert!((sum - (latency - first)).abs() <= 1e-6 * latency.max(1.0), "gaps of tokens add up: {sum}");
         }
     }

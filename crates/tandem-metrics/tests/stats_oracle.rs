@@ -56,8 +56,8 @@ proptest! {
     }
 
     #[test]
-    fn weights_mean_repetition(pairs in prop::collection::vec((-1e6..1e6f64, 0u32..30), 1..60)) {
-        let written_out: Vec<f64> = pairs.iter().flat_map(|&(v, weight)| std::iter::repeat_n(v, weight as usize)).collect();
+    fn weights_mean_repetition(pairs in prop::collection::vec((-1e6..1e6f64, 0u64..30), 1..60)) {
+        let written_out: Vec<f64> = pairs.iter().flat_map(|&(v, weight)| std::iter::repeat_n(v, usize::try_from(weight).unwrap())).collect();
         match Stats::of_weighted(pairs) {
             None => prop_assert!(written_out.is_empty()),
             Some(stats) => {

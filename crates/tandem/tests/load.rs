@@ -5,11 +5,12 @@ mod common;
 use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{output, read_request, stderr, stdout};
+use common::{output, read_request, stderr, stdout, tandem, wait_for};
 use serde_json::Value;
 use tandem_load::paced::{PacedConfig, PacedServer};
 use tandem_plan::Nanos;
@@ -56,6 +57,25 @@ fn a_rate_reports_latencies_from_the_schedule_beside_those_from_the_send() {
     let lines = lines(&out.join("m-openai-chat-request_rate2000.0"));
     let issued: Vec<u64> = lines.iter().map(|l| l["metadata"]["credit_issued_ns"].as_u64().unwrap()).collect();
     assert!(issued.windows(2).all(|w| (w[1] - w[0]).abs_diff(500_000) <= 1), "due every 0.5 ms: {issued:?}");
+}
+
+#[test]
+fn a_point_is_on_disk_before_the_next_one_ends() {
+    let server = paced();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    // The second point takes 64 times as long as the first.
+    let args = ["--concurrency", "64,1", "--requests", "2000", "--warmup", "0", "--isl", "32", "--osl", "4", "--out"];
+    let mut command = tandem();
+    command.args(["load", "--url", &server.url(), "--model", "m"]).args(args).arg(&out);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let first = out.join("m-openai-chat-concurrency64");
+    wait_for("the files of the first point", || first.join("inputs.json").exists().then_some(()));
+    // Nothing is left to such an end.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(lines(&first).len(), 2000);
+    assert!(first.join("profile_export_genai_perf.json").exists() && !out.join("result.json").exists());
 }
 
 #[test]

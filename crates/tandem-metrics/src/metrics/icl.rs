@@ -18,6 +18,6 @@ pub static METRIC: Metric = Metric {
 };
 
 /// Appends (gap in ns, 1).
-pub fn of(record: &RequestRecord, values: &mut Vec<(f64, u32)>) {
+pub fn of(record: &RequestRecord, values: &mut Vec<(f64, u64)>) {
     values.extend(record.chunks.gaps().map(|(gap_ns, _)| (gap_ns as f64, 1)));
 }

@@ -19,11 +19,11 @@ pub static METRIC: Metric = Metric {
 };
 
 /// Appends (gap a token in ns, tokens).
-pub fn of(record: &RequestRecord, values: &mut Vec<(f64, u32)>) {
+pub fn of(record: &RequestRecord, values: &mut Vec<(f64, u64)>) {
     let all_known = record.chunks.iter().all(|chunk| chunk.n_tokens.is_some());
     let one_each = || record.osl_tokens().is_some_and(|osl| osl as usize == record.chunks.len());
     if all_known || one_each() {
         let gaps = record.chunks.gaps().map(|(gap_ns, n_tokens)| (gap_ns, if all_known { n_tokens.unwrap_or(1) } else { 1 }));
-        values.extend(gaps.map(|(gap_ns, n)| (gap_ns as f64 / f64::from(n), n)));
+        values.extend(gaps.map(|(gap_ns, n)| (gap_ns as f64 / f64::from(n), u64::from(n))));
     }
 }

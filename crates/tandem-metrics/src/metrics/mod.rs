@@ -81,7 +81,7 @@ pub enum Kind {
     /// At most one value a request; shown as statistics.
     Record(fn(&RequestRecord) -> Option<f64>),
     /// Any number of values a request, each with the number of times it counts; shown as statistics.
-    Pooled(fn(&RequestRecord, &mut Vec<(f64, u32)>)),
+    Pooled(fn(&RequestRecord, &mut Vec<(f64, u64)>)),
     /// One value for the load point, from its records.
     Aggregate(fn(&Sample<'_>) -> Option<f64>),
     /// One value for the load point, from other metrics.
