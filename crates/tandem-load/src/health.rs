@@ -170,7 +170,9 @@ pub struct ReceiveHealth {
     pub send_time: LagHistogram,
     /// Bytes read.
     pub n_bytes: u64,
-    /// Time from the kernel's stamp to the end of the read: how far the receive thread is behind.
+    /// Pauses in which the receive thread let stamped bytes gather, to wake up less often.
+    pub n_pauses: u64,
+    /// Time from the kernel's stamp to the end of the read: how far the receive thread is behind, its pauses included.
     pub read_lag: LagHistogram,
     /// Largest change of the wall clock against the monotonic one between two comparisons, 250 ms apart.
     pub wall_drift_max: Nanos,
@@ -206,6 +208,7 @@ impl ReceiveHealth {
         self.n_unstamped_sends += other.n_unstamped_sends;
         self.send_time.merge(&other.send_time);
         self.n_bytes += other.n_bytes;
+        self.n_pauses += other.n_pauses;
         self.read_lag.merge(&other.read_lag);
         self.wall_drift_max = self.wall_drift_max.max(other.wall_drift_max);
         self.n_connects += other.n_connects;

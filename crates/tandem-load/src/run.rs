@@ -32,6 +32,7 @@ use crate::transport::outbox::outbox;
 use crate::transport::receive::{ReceiveConfig, Receiver, receive};
 use crate::transport::request::RequestHead;
 use crate::transport::route::Route;
+use crate::transport::stamps::switch_on;
 use crate::transport::supply::supply;
 use crate::transport::turns::{TurnQueue, turns};
 
@@ -111,6 +112,7 @@ pub fn run_from(
     };
     let keep_answer = spec.turns.is_some() || spec.keep.text_tokens;
     let common = Common { isl: 0, osl: spec.osl.typical(), keep_text: true, keep_answer, keep_events: spec.keep.exchanges };
+    let _stamping = spec.kernel_stamps.then(switch_on);
     let clock = Clock::start();
     let machine_before = MachineCpu::now();
     let (received, made, mut health) = run_threads(spec, config, clock, (requests, scripts), common, progress, (stop, gate))?;

@@ -48,3 +48,21 @@ fn whole_responses_come_when_a_stream_would_have_ended() {
         assert!(record.end_ns - record.start_ns + 1_000_000 >= 15_000_000);
     }
 }
+
+#[test]
+fn stamped_bytes_may_gather_and_others_are_read_at_once() {
+    let config = PacedConfig { ttft: Nanos::from_millis(5), itl: Nanos::from_millis(2), tokens_per_chunk: 1, n_prompt: 16 };
+    for kernel_stamps in [true, false] {
+        let server = PacedServer::start(config).unwrap();
+        let mut spec = LoadSpec::closed_loop(&server.url(), "m", 64, 256, 16, 20).unwrap();
+        spec.kernel_stamps = kernel_stamps;
+        let report = run(&spec, Arc::new(ByteTexts { template_tokens: 0 }), &mut NoProgress, &Arc::new(StopSignal::new())).unwrap();
+        let accuracy = Accuracy::of(&report, &server.stop().unwrap());
+        assert_eq!((accuracy.n_requests, accuracy.n_miscounted), (256, 0));
+        let receive = &report.health.receive;
+        let has_stamps = receive.stamp_source() == "kernel";
+        assert!(kernel_stamps || !has_stamps);
+        // Sixty-four streams write within two milliseconds, so reads follow each other closely.
+        assert_eq!(receive.n_pauses > 0, has_stamps, "{} pauses in {} reads", receive.n_pauses, receive.n_reads);
+    }
+}

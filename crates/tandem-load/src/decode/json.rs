@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::scan::scan;
+
 /// What a piece of output says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Output<'a> {
@@ -43,6 +45,11 @@ impl Output<'_> {
 /// # Errors
 /// A message for people when it is not JSON of a usable shape.
 pub fn parse(bytes: &[u8]) -> Result<Output<'_>, String> {
+    scan(bytes).map_or_else(|| parse_any(bytes), Ok)
+}
+
+/// As [`parse`], with a general parser.
+pub(super) fn parse_any(bytes: &[u8]) -> Result<Output<'_>, String> {
     let message: Message<'_> = serde_json::from_slice(bytes).map_err(|e| format!("{e} in `{}`", excerpt(bytes)))?;
     let mut output = Output::default();
     if let Some(usage) = message.usage {

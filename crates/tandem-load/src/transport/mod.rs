@@ -6,14 +6,15 @@
 //! nothing else; batches go to the decode thread.
 //!
 //! Reading order: `http` (responses), `request` (requests), `route` (how the server is reached), `socket` (one connection),
-//! `stamps` (the kernel's), `tls`, `outbox` (what leaves for the decoder), `supply` (what comes from the prompt thread), `desk` (who sends it), `receive` (the loop), `timers`
-//! (deadlines and precise waits).
+//! `stamps` (the kernel's), `tls`, `outbox` (what leaves for the decoder), `supply` (what comes from the prompt thread), `desk` (who sends it), `receive` (the loop), `timer`
+//! (precise waits), `gather` (pauses that make wake-ups few).
 
 pub mod http;
 pub mod request;
 pub mod tls;
 
 pub(crate) mod desk;
+pub(crate) mod gather;
 pub(crate) mod outbox;
 pub(crate) mod receive;
 pub(crate) mod route;

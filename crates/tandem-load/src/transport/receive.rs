@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use mio::{Events, Poll, Token};
@@ -14,6 +15,7 @@ use tandem_metrics::FailureKind;
 use tandem_plan::Nanos;
 
 use super::desk::{Desk, Next};
+use super::gather::{Gather, Round};
 use super::http::{Limits, Piece};
 use super::outbox::{Failure, Outbox, What};
 use super::route::Route;
@@ -95,6 +97,8 @@ pub(crate) struct Receiver {
     wall: WallOffset,
     calibrated: Nanos,
     scanned: Nanos,
+    round: Round,
+    gather: Gather,
     wake_at: Option<Nanos>,
     buffer: Vec<u8>,
     health: ReceiveHealth,
@@ -123,6 +127,8 @@ impl Receiver {
             polled: now,
             calibrated: now,
             scanned: now,
+            round: Round::default(),
+            gather: Gather::default(),
             wake_at: None,
             cut_at: None,
             slots: Vec::new(),
@@ -174,11 +180,16 @@ impl Receiver {
         while self.n_in_flight > 0 || (self.cut_at.is_none() && (self.desk.n_left() > 0 || self.n_open_conversations() > 0)) {
             let wait = self.next_wait()?;
             self.poll(&mut events, wait)?;
+            self.round = Round::default();
             for event in &events {
                 self.handle(event);
             }
             self.dispatch();
             self.look_after_time();
+            if let Some(pause) = self.gather.pause(self.polled, self.clock.now(), self.round, self.wake_at) {
+                self.health.n_pauses += 1;
+                thread::sleep(pause);
+            }
         }
         self.outbox.flush();
         Ok(())
@@ -318,6 +329,7 @@ impl Receiver {
     fn issue(&mut self, ticket: Ticket, request: Vec<u8>, now: Nanos) {
         let i = self.free.pop().unwrap_or_else(|| self.add_slot());
         self.n_in_flight += 1;
+        self.round.is_urgent = true;
         self.live.sent();
         self.slots[i].work = Some(Work::new(ticket, request, now));
         match self.slots[i].link {
@@ -363,6 +375,7 @@ impl Receiver {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.health.n_partial_writes += 1;
+                    self.round.is_urgent = true;
                     return;
                 }
                 // The server may have answered before it closed: what it said comes first.
@@ -376,6 +389,7 @@ impl Receiver {
             Ok(true) => {}
             Ok(false) => {
                 self.health.n_partial_writes += 1;
+                self.round.is_urgent = true;
                 return;
             }
             Err(_) => return self.read(i, true),
@@ -449,8 +463,10 @@ impl Receiver {
         let earliest = self.slots[i].work.as_ref().map_or(Nanos::ZERO, |w| w.moved);
         let Some(wall) = wall else {
             self.health.n_unstamped_reads += 1;
+            self.round.is_urgent = true;
             return self.polled.max(earliest);
         };
+        self.round.n_stamped_reads += 1;
         let now = self.clock.now();
         let at = self.wall.to_clock(wall);
         self.health.read_lag.add(now.saturating_sub(at));
@@ -538,6 +554,7 @@ impl Receiver {
     /// Ends a slot's request, however it went; the slot is free then.
     fn end(&mut self, i: usize, at: Nanos, failure: Option<Failure>) {
         let Some(work) = self.slots[i].work.take() else { return };
+        self.round.is_urgent = true;
         if work.sent.is_none() {
             self.outbox.push(slot_id(i), at, What::Start { ticket: work.ticket, due: work.due });
         }

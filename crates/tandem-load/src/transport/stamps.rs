@@ -45,6 +45,29 @@ pub(crate) fn enable_receive(stream: &TcpStream) -> bool {
     nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::ReceiveTimestampns, &true).is_ok()
 }
 
+/// Waits until the kernel really stamps what arrives; it does as long as the socket that is returned lives.
+///
+/// The first socket that asks for stamps only schedules them to be switched on: what arrives within the next milliseconds has none.
+#[cfg(target_os = "linux")]
+pub(crate) fn switch_on() -> Option<std::net::UdpSocket> {
+    use nix::sys::socket::{MsgFlags, TimestampingFlag as Flag, setsockopt, sockopt};
+
+    const TRIES: u32 = 100;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").ok()?;
+    setsockopt(&socket, sockopt::Timestamping, &(Flag::SOF_TIMESTAMPING_RX_SOFTWARE | Flag::SOF_TIMESTAMPING_SOFTWARE)).ok()?;
+    socket.connect(socket.local_addr().ok()?).ok()?;
+    let wait = std::time::Duration::from_millis(1);
+    socket.set_read_timeout(Some(wait)).ok()?;
+    for _ in 0..TRIES {
+        socket.send(&[0]).ok()?;
+        if with_control(&socket, &mut [0], MsgFlags::empty(), stamp_of).is_ok_and(|(_, stamp)| stamp.is_some()) {
+            break;
+        }
+        std::thread::sleep(wait);
+    }
+    Some(socket)
+}
+
 /// Reads, with the kernel's stamp of the last segment in nanoseconds of wall time, if there is one.
 #[cfg(target_os = "linux")]
 pub(crate) fn read_stamped(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<(usize, Option<u64>)> {
@@ -80,13 +103,12 @@ fn stamp_of(control: nix::sys::socket::ControlMessageOwned, stamp: &mut Option<u
 /// One `recvmsg`; `take` sees each control message.
 #[cfg(target_os = "linux")]
 fn with_control<T: Default>(
-    stream: &TcpStream,
+    socket: &impl std::os::fd::AsRawFd,
     buffer: &mut [u8],
     flags: nix::sys::socket::MsgFlags,
     mut take: impl FnMut(nix::sys::socket::ControlMessageOwned, &mut T),
 ) -> io::Result<(usize, T)> {
     use std::cell::RefCell;
-    use std::os::fd::AsRawFd;
 
     use nix::sys::socket::{Timestamps, recvmsg};
 
@@ -96,11 +118,16 @@ fn with_control<T: Default>(
     }
     CONTROL.with_borrow_mut(|control| {
         let mut pieces = [io::IoSliceMut::new(buffer)];
-        let message = recvmsg::<()>(stream.as_raw_fd(), &mut pieces, Some(control), flags)?;
+        let message = recvmsg::<()>(socket.as_raw_fd(), &mut pieces, Some(control), flags)?;
         let mut seen = T::default();
         message.cmsgs().into_iter().flatten().for_each(|control| take(control, &mut seen));
         Ok((message.bytes, seen))
     })
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn switch_on() -> Option<std::net::UdpSocket> {
+    None
 }
 
 #[cfg(not(target_os = "linux"))]
