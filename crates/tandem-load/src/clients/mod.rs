@@ -9,6 +9,8 @@
 
 pub mod agent;
 pub mod fleet;
+#[cfg(test)]
+mod skew_tests;
 pub mod token;
 mod wire;
 
