@@ -218,7 +218,7 @@ impl Site {
     }
 }
 
-fn site(set: &Set, w: &Wanted<'_>, product: &Product) -> Option<(Site, BTreeMap<u32, ()>, String)> {
+fn site(set: &Set, w: &Wanted<'_>, product: &Product) -> Option<(Site, BTreeSet<u32>, String)> {
     let measured = |format: Format| set.gemm.range((format, 0, 0)..=(format, u32::MAX, u32::MAX));
     let format = *product.format.iter().find(|f| measured(**f).next().is_some())?;
     let (bytes, flops) = rate(w, format);
@@ -233,10 +233,10 @@ fn site(set: &Set, w: &Wanted<'_>, product: &Product) -> Option<(Site, BTreeMap<
     };
     near.truncate(if hit == Hit::Interpolated { NEIGHBOURS } else { 1 });
     let limit = if hit == Hit::Interpolated { NEAR } else { f64::INFINITY };
-    let mut sizes = BTreeMap::new();
+    let mut sizes = BTreeSet::new();
     let source = near[0].2.source.to_string();
     let curve = |(d, (n, k), s): (f64, (u32, u32), &Series)| {
-        sizes.extend(s.seconds.keys().map(|m| (*m, ())));
+        sizes.extend(s.seconds.keys());
         let (memory, each) = bound(f64::from(n), f64::from(k));
         let points = s.seconds.iter().map(|(m, seconds)| (f64::from(*m), *seconds, memory.max(each * f64::from(*m))));
         Some((1.0 / d.max(1e-9).powi(2), Curve::new(points)?))
@@ -255,7 +255,7 @@ fn dense(set: &Set, w: &Wanted<'_>, phase: Phase) -> Option<Operator<Curve>> {
     if absorbed.is_some() {
         products.retain(|p| !p.absorbed);
     }
-    let (mut sites, mut sizes, mut source) = (Vec::new(), BTreeMap::new(), String::new());
+    let (mut sites, mut sizes, mut source) = (Vec::new(), BTreeSet::new(), String::new());
     for product in &products {
         let (site, own, name) = site(set, w, product)?;
         sites.push(site);
@@ -273,7 +273,7 @@ fn dense(set: &Set, w: &Wanted<'_>, phase: Phase) -> Option<Operator<Curve>> {
         let own = absorbed.as_ref().map_or(0.0, |curve| f.layers * m * curve.ln_at(m.ln()).0.exp());
         sites.iter().map(|site| site.seconds(m)).sum::<f64>() + own
     };
-    let points = sizes.keys().map(|m| f64::from(*m)).map(|m| (m, seconds(m), memory.max(each * m)));
+    let points = sizes.iter().map(|m| f64::from(*m)).map(|m| (m, seconds(m), memory.max(each * m)));
     let shape = sites.iter().map(|site| site.hit).max()?;
     Some(Operator { factor: Curve::new(points)?, memory, each, shape, source })
 }

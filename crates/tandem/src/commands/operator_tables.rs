@@ -20,6 +20,8 @@ use crate::exit::{Exit, Failure, OrExit};
 
 /// Software that folders are named after.
 const BACKENDS: [&str; 4] = ["trtllm", "sglang", "vllm", "nccl"];
+/// How tables say what they are of.
+const NAMES: &str = "folders are named <gpu>/<operator>/<software>/<version>, or the tables have a column `device`";
 /// Folders below a folder of tables, at most: a link back up would never end.
 const MAX_DEPTH: usize = 8;
 
@@ -42,9 +44,9 @@ pub(super) fn read(folder: &Path, gpus: &[&str]) -> Result<OperatorTables, Failu
             tables.push(table);
         }
     }
-    let hint = "folders are named <gpu>/<operator>/<software>/<version>, or the tables have a column `device`";
+    let nothing = tables.is_empty();
     let all = OperatorTables::new(tables).with_context(|| format!("cannot use {}", folder.display())).or_exit(Exit::Artifact);
-    all.map_err(|failure| failure.with_hint(hint))
+    all.map_err(|failure| if nothing { failure.with_hint(NAMES) } else { failure })
 }
 
 fn wanted(gpu: &str, gpus: &[&str]) -> bool {
