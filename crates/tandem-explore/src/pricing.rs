@@ -128,6 +128,7 @@ impl Pricer {
             ttft_median: around(first, spread.ttft, unsure.ttft_s),
             ttft_p99: around(seconds(&ttft::METRIC, 99)?, spread.ttft_p99, unsure.ttft_s),
             extrapolates: reasons,
+            operators: Vec::new(),
         };
         Some((prediction, summary.avg(&ttft::METRIC)? / 1e3))
     }

@@ -120,7 +120,8 @@ impl State {
     pub fn new(pricer: &Pricer) -> Self {
         // FNV-1a: enough to notice other constants. The architecture is part of each plan.
         let costs = pricer.calibration.as_ref().map(Calibration::to_json);
-        let text = pricer.model.constants.to_json() + &costs.unwrap_or_default();
+        let tables = pricer.model.table_sources().join(" ");
+        let text = pricer.model.constants.to_json() + &costs.unwrap_or_default() + &tables;
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         State { model: format!("{} {hash:016x}", env!("CARGO_PKG_VERSION")), predictions: BTreeMap::new() }
     }
@@ -173,7 +174,12 @@ pub(crate) fn prediction_json(p: &Prediction) -> Json {
         "ttft_median_s": interval_json(&p.ttft_median),
         "ttft_p99_s": interval_json(&p.ttft_p99),
         "extrapolates": p.extrapolates,
+        "operators": p.operators,
     })
+}
+
+fn words(json: &Json) -> Option<Vec<String>> {
+    Some(json.as_array()?.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect())
 }
 
 fn prediction_from(json: &Json) -> Option<Prediction> {
@@ -188,7 +194,8 @@ fn prediction_from(json: &Json) -> Option<Prediction> {
         tpot: interval("tpot_s")?,
         ttft_median: interval("ttft_median_s")?,
         ttft_p99: interval("ttft_p99_s")?,
-        extrapolates: json["extrapolates"].as_array()?.iter().filter_map(|r| r.as_str().map(str::to_owned)).collect(),
+        extrapolates: words(&json["extrapolates"])?,
+        operators: words(&json["operators"]).unwrap_or_default(),
     })
 }
 

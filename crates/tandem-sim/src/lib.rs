@@ -1,7 +1,8 @@
 //! Predicts what a deployment will do before any GPU is used: step times, a simulation of the whole closed loop, and errors against
 //! measured rows.
 //!
-//! Pure: text and values in, values out; virtual time only. Reading order: `hardware` (peaks), `cost` (one step), `des` (one run), `screen` (its means, faster),
+//! Pure: text and values in, values out; virtual time only. Reading order: `hardware` (peaks), `cost` (one step), `tables` (measured
+//! operators in its place), `des` (one run), `screen` (its means, faster),
 //! `rows` (what was measured), `model` (from a row to a run), `fit` (constants), `evaluate` (errors), `predict` (a plan's prediction).
 //!
 //! Not here: memory (`tandem_plan::memory`), and what to try next.
@@ -16,4 +17,5 @@ pub mod model;
 pub mod predict;
 pub mod rows;
 pub mod screen;
+pub mod tables;
 pub mod virtual_time;

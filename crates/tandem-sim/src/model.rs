@@ -1,17 +1,21 @@
 //! From a scenario and constants to a deployment that can be simulated.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use tandem_plan::facts::Loaded;
 use tandem_plan::memory::{MemoryQuestion, memory};
-use tandem_plan::{Bytes, EngineKind, EngineLimits, KvDtype, ModelConfig};
+use tandem_plan::{Bytes, EngineKind, EngineLimits, KvDtype, ModelConfig, ParallelLayout, Phase};
 
 use crate::cost::{CORRECTION_BATCHES, Correction, DecodeCost, ModelFacts, PrefillCost, Shape};
 use crate::des::{DecodePool, Deployment, PrefillPool, RankSpread, Transfer};
 use crate::fit::{
     Constants, DECODE_PRIOR, PREFILL_PRIOR, decode_coordinates, decode_features, decode_table, dot, prefill_coordinates, prefill_features,
-    prefill_value,
+    prefill_value, typical_iteration,
 };
 use crate::hardware::{self, GpuSpec};
 use crate::rows::{Pool, Scenario};
+use crate::tables::{OperatorTables, Operators, Use, Wanted, compile};
 
 /// Share of the network that KV transfers reach.
 const TRANSFER_EFFICIENCY: f64 = 0.5;
@@ -37,7 +41,18 @@ pub struct Model {
     gpus: Vec<GpuSpec>,
     /// The fitted constants.
     pub constants: Constants,
+    tables: Option<Arc<Tables>>,
 }
+
+/// Measured operators, and those of the workers that were asked about.
+#[derive(Debug, Default)]
+struct Tables {
+    tables: OperatorTables,
+    compiled: Mutex<HashMap<Worker, Option<Arc<Operators>>>>,
+}
+
+/// What the operators of a worker depend on: GPU, stack, layout, weights, whether experts are balanced.
+type Worker = (String, String, ParallelLayout, &'static str, bool);
 
 impl Model {
     /// Whether the constants were fitted to measurements of its architecture: those of DeepSeek-R1 and V3.
@@ -55,7 +70,25 @@ impl Model {
     /// A model of the architecture `config` on the GPUs of `gpus`.
     #[must_use]
     pub fn new(config: ModelConfig, gpus: Vec<GpuSpec>, constants: Constants) -> Self {
-        Model { facts: ModelFacts::new(&config), config, gpus, constants }
+        Model { facts: ModelFacts::new(&config), config, gpus, constants, tables: None }
+    }
+
+    /// The same with measured operators in place of the roofline's terms.
+    #[must_use]
+    pub fn with_tables(self, tables: OperatorTables) -> Self {
+        Model { tables: Some(Arc::new(Tables { tables, ..Tables::default() })), ..self }
+    }
+
+    /// The measured tables that are used: table, software, version, GPU.
+    #[must_use]
+    pub fn table_sources(&self) -> &[String] {
+        self.tables.as_ref().map_or(&[], |t| &t.tables.sources)
+    }
+
+    /// Whether measured operators are used.
+    #[must_use]
+    pub const fn has_tables(&self) -> bool {
+        self.tables.is_some()
     }
 
     /// DeepSeek-R1 on the shipped GPUs.
@@ -88,7 +121,44 @@ impl Model {
     /// One server of `pool` as the cost model sees it.
     #[must_use]
     pub fn shape(&self, s: &Scenario, pool: &Pool, eplb_slots: u32) -> Shape {
-        Shape { gpu: self.gpu(&s.hardware).clone(), layout: pool.layout, weights: s.weights, kv_value_bytes: 1.0, mtp: s.mtp, eplb_slots }
+        let mut shape = Shape {
+            gpu: self.gpu(&s.hardware).clone(),
+            layout: pool.layout,
+            weights: s.weights,
+            kv_value_bytes: 1.0,
+            mtp: s.mtp,
+            eplb_slots,
+            measured: None,
+        };
+        shape.measured = self.tables.as_deref().and_then(|tables| self.measured(tables, &shape, &s.stack));
+        shape
+    }
+
+    /// Measured operators of a worker, remembered: fits and sweeps ask for the same few over and over.
+    fn measured(&self, tables: &Tables, shape: &Shape, stack: &str) -> Option<Arc<Operators>> {
+        let key = (shape.gpu.name.clone(), stack.to_owned(), shape.layout, shape.weights.name(), shape.eplb_slots > 0);
+        let mut compiled = tables.compiled.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = Wanted { config: &self.config, facts: &self.facts, shape, stack };
+        compiled.entry(key).or_insert_with(|| compile(&tables.tables, &wanted).map(Arc::new)).clone()
+    }
+
+    /// Where the time of each operator comes from, at the batch and the prefill iteration that the scenario brings; empty without tables.
+    #[must_use]
+    pub fn operators(&self, s: &Scenario) -> Vec<Use> {
+        if !self.has_tables() {
+            return Vec::new();
+        }
+        let of = |pool: &Pool, slots: u32| self.shape(s, pool, slots).measured.unwrap_or_default();
+        let batch = s.expected_batch();
+        let context = s.load.isl.mean() + s.load.osl.mean() / 2.0;
+        let tokens = batch * f64::from(1 + s.mtp);
+        let all = tokens * f64::from(s.decode.layout.attention_dp_size());
+        let decode = of(&s.decode, s.eplb_slots).uses(Phase::Decode, tokens, all, batch, context);
+        let iteration = typical_iteration(s);
+        let prompt = 2.0 * iteration.rank_pairs / iteration.rank_tokens;
+        let (tokens, prompts) = (iteration.rank_tokens, iteration.rank_tokens / prompt);
+        let prefill = of(&s.prefill, 0).uses(Phase::Prefill, tokens, iteration.tokens, prompts, prompt);
+        prefill.into_iter().chain(decode).collect()
     }
 
     /// The corrections for a scenario.

@@ -35,6 +35,8 @@ pub struct Prediction {
     pub ttft_p99: Interval,
     /// Why the prediction may be further off than its interval says.
     pub extrapolates: Vec<String>,
+    /// Where each operator's time comes from, in words, when there are measured tables.
+    pub operators: Vec<String>,
 }
 
 /// Standard deviations within which 80 % of a normal distribution lie.
@@ -108,6 +110,7 @@ fn predict_point(model: &Model, s: &Scenario, deployment: &Deployment, warmup: u
         ttft_median: interval(Metric::TtftMedian, outcome.ttft.median),
         ttft_p99: interval(Metric::TtftP99, outcome.ttft.p99),
         extrapolates: extrapolates(model, s),
+        operators: model.operators(s).iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -148,6 +151,16 @@ pub fn extrapolates(model: &Model, s: &Scenario) -> Vec<String> {
     }
     if !model.knows(&s.hardware) {
         reasons.push(format!("GPU {} is not in the hardware table", s.hardware));
+    }
+    if model.has_tables() != model.constants.provenance.tables {
+        reasons.push(
+            if model.has_tables() {
+                "operators come from measured tables, but the constants were fitted without them (tandem calibrate --tables)"
+            } else {
+                "the constants were fitted with measured tables of operators, which are not given (--tables)"
+            }
+            .to_owned(),
+        );
     }
     if s.prefill.layout.pp > 1 || s.decode.layout.pp > 1 {
         reasons.push("no measurement with pipeline parallelism was fitted".to_owned());

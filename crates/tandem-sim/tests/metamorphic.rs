@@ -139,6 +139,7 @@ fn cost(layout: ParallelLayout, mtp: u32, acceptance: f64, eplb_slots: u32) -> D
         kv_value_bytes: 1.0,
         mtp,
         eplb_slots,
+        measured: None,
     };
     let coefficients = Coefficients { acceptance, ..Coefficients::START };
     DecodeCost::new(model().facts(), &shape, &coefficients, Correction::default())

@@ -180,6 +180,18 @@ pub(crate) struct RunArgs {
     pub(crate) telemetry: TelemetryArgs,
 }
 
+/// What the performance model predicts with.
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) constants: Option<PathBuf>,
+    /// Measured operators in place of the roofline's terms: a folder of tables, AIConfigurator's `systems/data` or your own CSV with the
+    /// same columns. Use constants that were fitted with them
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tables: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     #[command(flatten)]
@@ -187,9 +199,8 @@ pub(crate) struct PlanArgs {
     /// Print the plan as JSON (a list when the recipe sweeps over several deployments)
     #[arg(long)]
     pub(crate) json: bool,
-    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) constants: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// Say what a knob is, its value, and which layer set it
     #[arg(long, value_name = "NAME", conflicts_with = "json")]
     pub(crate) explain: Option<String>,
@@ -298,9 +309,8 @@ pub(crate) struct ReportArgs {
     /// Write JSON, to standard output unless `=FILE` follows
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "-")]
     pub(crate) json: Option<PathBuf>,
-    /// Constants of the performance model, for the predictions beside the figures (default: those that ship)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) constants: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// What the steps of an engine on this machine cost, from `tandem calibrate --from-run`; runs of ENGINE=cpu are predicted with it only
     #[arg(long, value_name = "FILE")]
     pub(crate) calibration: Option<PathBuf>,
@@ -389,9 +399,8 @@ pub(crate) struct EvaluateArgs {
     /// Measured rows
     #[arg(long, value_name = "CSV")]
     pub(crate) rows: PathBuf,
-    /// Constants to predict with (default: those that ship)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) constants: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// A hardware table of your own, in the form of the shipped one (default: h100, h200, b200, gb200, b300, gb300)
     #[arg(long, value_name = "FILE")]
     pub(crate) hardware: Option<PathBuf>,
@@ -436,9 +445,8 @@ pub(crate) struct ExploreArgs {
     /// Run folders whose points are drawn in and count as known
     #[arg(long, value_name = "RUN", num_args = 1..)]
     pub(crate) measured: Vec<PathBuf>,
-    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) constants: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// What the steps of an engine on this machine cost, from `tandem calibrate --from-run`; ENGINE=cpu needs it
     #[arg(long, value_name = "FILE")]
     pub(crate) calibration: Option<PathBuf>,
@@ -474,9 +482,8 @@ pub(crate) struct SimulateArgs {
     /// What the engine's steps cost, from `tandem calibrate --from-run`; the CPU engine needs it
     #[arg(long, value_name = "FILE")]
     pub(crate) calibration: Option<PathBuf>,
-    /// Constants of the performance model (default: those that ship; `tandem calibrate` makes others)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) constants: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
     /// A fault: worker-lost:NAME@SECONDSs, slow-rank:NAMExFACTOR, slow-link:xFACTOR
     #[arg(long, value_name = "FAULT")]
     pub(crate) inject: Vec<String>,
@@ -506,6 +513,9 @@ pub(crate) struct CalibrateArgs {
     /// Constants that runs of a cluster are compared with (default: those that ship)
     #[arg(long, value_name = "FILE", requires = "from_run")]
     pub(crate) constants: Option<PathBuf>,
+    /// Measured operators in place of the roofline's terms, as of `tandem plan --tables`; the constants are fitted on top
+    #[arg(long, value_name = "DIR", conflicts_with = "from_run")]
+    pub(crate) tables: Option<PathBuf>,
     /// Where the constants go
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

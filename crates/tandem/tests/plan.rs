@@ -156,3 +156,79 @@ fn a_server_that_is_not_there_is_named() {
     assert_eq!(load.status.code(), Some(7), "{}", stderr(&load));
     assert!(stderr(&load).contains("127.0.0.1:1"), "{}", stderr(&load));
 }
+
+/// A folder of tables with the routed experts of DEP8 on GB200, which take `ms` at every size.
+fn experts_table(ms: f64) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder of the test");
+    let place = folder.path().join("gb200/moe/trtllm/9.9");
+    fs::create_dir_all(&place).expect("a folder of the test");
+    let mut csv = "moe_dtype,num_tokens,hidden_size,inter_size,topk,num_experts,moe_tp_size,moe_ep_size,distribution,latency\n".to_owned();
+    for tokens in [1, 2048, 65536] {
+        csv += &format!("nvfp4,{tokens},7168,2048,8,256,1,8,power_law_1.01,{ms}\n");
+    }
+    fs::write(place.join("moe_perf.csv"), csv).expect("a folder of the test");
+    folder
+}
+
+fn plan_with_tables(folder: &std::path::Path) -> String {
+    let run = output(&["plan", "deepseek-r1", "--gpu-type", "gb200", "--tables", folder.to_str().expect("a folder of the test")]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    stdout(&run)
+}
+
+#[test]
+fn measured_operators_change_the_prediction_which_names_them() {
+    let tpot = |text: &str| -> f64 {
+        let rest = text.split("TPOT ").nth(1).expect("a prediction");
+        rest.split(' ').next().unwrap().parse().unwrap()
+    };
+    let (fast, slow) = (experts_table(0.1), experts_table(1.0));
+    let (fast, slow) = (plan_with_tables(fast.path()), plan_with_tables(slow.path()));
+    assert!(fast.contains("decode experts: moe_perf trtllm 9.9, exact"), "{fast}");
+    assert!(fast.contains("decode attention: not in the tables, roofline"), "{fast}");
+    assert!(tpot(&slow) > tpot(&fast) + 20.0, "58 layers of experts are 0.9 ms slower: {fast}{slow}");
+}
+
+#[test]
+fn tables_that_cannot_be_used_are_named() {
+    let folder = experts_table(0.1);
+    let file = folder.path().join("gb200/moe/trtllm/9.9/moe_perf.csv");
+    let run = |place: &str| failure(&["plan", "deepseek-r1", "--gpu-type", "gb200", "--tables", place]);
+    fs::write(&file, "moe_dtype,num_tokens\nnvfp4,1\n").unwrap();
+    let (exit, text) = run(folder.path().to_str().unwrap());
+    assert_eq!(exit, Some(9));
+    assert!(text.contains("moe_perf has no column `hidden_size`"), "{text}");
+    fs::rename(&file, file.with_extension("parquet")).unwrap();
+    let (exit, text) = run(folder.path().to_str().unwrap());
+    assert_eq!(exit, Some(9));
+    assert!(text.contains("moe_perf.parquet"), "{text}");
+    let (exit, text) = run("/no/such/folder");
+    assert_eq!(exit, Some(9));
+    assert!(text.contains("/no/such/folder"), "{text}");
+}
+
+/// AIConfigurator's tables where `benches/peers/install-predict.sh` puts them.
+fn aiconfigurator() -> Option<std::path::PathBuf> {
+    let peers = std::env::var_os("PEERS_DIR").map(std::path::PathBuf::from);
+    let peers = peers.unwrap_or_else(|| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/peers"));
+    let pythons = fs::read_dir(peers.join("predict/lib")).ok()?;
+    let data = |python: fs::DirEntry| python.path().join("site-packages/aiconfigurator_core/systems/data");
+    pythons.filter_map(Result::ok).map(data).find(|data| data.is_dir())
+}
+
+#[test]
+fn aiconfigurators_own_files_price_every_operator() {
+    let Some(folder) = aiconfigurator() else {
+        tandem_testkit::not_run("AIConfigurator's tables", "not installed (benches/peers/install-predict.sh)");
+        return;
+    };
+    for gpu in ["gb200", "b200", "h100"] {
+        let run = output(&["plan", "deepseek-r1", "--gpu-type", gpu, "--tables", folder.to_str().unwrap()]);
+        assert!(run.status.success(), "{}", stderr(&run));
+        let text = stdout(&run);
+        for table in ["gemm_perf", "moe_perf", "context_mla_perf", "generation_mla_perf"] {
+            assert!(text.contains(table), "{gpu}: {text}");
+        }
+        assert!(!text.contains("not in the tables"), "{gpu}: {text}");
+    }
+}

@@ -1,6 +1,9 @@
 //! The time of one decode step.
 
+use std::sync::Arc;
+
 use super::{Coefficients, ModelFacts, Shape};
+use crate::tables::Operators;
 
 /// Who takes part in a decode step of one worker.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,7 +49,7 @@ impl Correction {
 }
 
 /// Step time of one worker in decode, compiled for fast evaluation.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DecodeCost {
     fixed: f64,
     /// Depth relative to the main model: MTP layers add to it.
@@ -65,6 +68,7 @@ pub struct DecodeCost {
     accepted: f64,
     ranks: f64,
     correction: Correction,
+    measured: Option<Arc<Operators>>,
 }
 
 impl DecodeCost {
@@ -101,6 +105,7 @@ impl DecodeCost {
             accepted: accepted(shape.mtp, c.acceptance),
             ranks: f64::from(shape.layout.attention_dp_size()),
             correction,
+            measured: shape.measured.clone(),
         }
     }
 
@@ -120,10 +125,23 @@ impl DecodeCost {
         let rank_tokens = sequences * self.tokens_per_sequence;
         let tokens = load.sequences / self.micro * self.tokens_per_sequence;
         let touched = 1.0 - (self.untouched_base * tokens).exp();
-        let dense = self.dense_mem.max(self.dense_token * rank_tokens);
-        let attention = (self.context_mem * context).max(self.context_token * context * self.tokens_per_sequence);
-        let experts = (self.expert_mem * touched).max(self.expert_token * tokens);
-        let comm = self.comm_token * rank_tokens;
+        let table = self.measured.as_deref();
+        let dense = match table.and_then(|t| t.decode_dense.as_ref()) {
+            Some(measured) => measured.seconds(rank_tokens),
+            None => self.dense_mem.max(self.dense_token * rank_tokens),
+        };
+        let attention = match table.and_then(|t| t.decode_attention.as_ref()) {
+            Some(measured) => measured.seconds(sequences, context / sequences, context, context * self.tokens_per_sequence),
+            None => (self.context_mem * context).max(self.context_token * context * self.tokens_per_sequence),
+        };
+        let experts = match table.and_then(|t| t.experts.as_ref()) {
+            Some(measured) => measured.seconds_of_experts(tokens, touched),
+            None => (self.expert_mem * touched).max(self.expert_token * tokens),
+        };
+        let comm = match table.and_then(|t| t.comm.as_ref()) {
+            Some(measured) => measured.seconds(rank_tokens),
+            None => self.comm_token * rank_tokens,
+        };
         let whole = (self.fixed + dense + attention + experts + comm) * self.depth + self.sequence * sequences;
         whole * self.correction.factor(load.sequences / self.ranks)
     }

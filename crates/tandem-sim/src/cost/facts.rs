@@ -1,8 +1,11 @@
 //! Bytes and operations of a model's parts, and the shape of one worker.
 
+use std::sync::Arc;
+
 use tandem_plan::{ModelConfig, ParallelLayout, WeightDtype};
 
 use crate::hardware::GpuSpec;
+use crate::tables::Operators;
 
 /// What a step reads and computes, per decoder layer or per token; weights as counts, since their width depends on the checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -88,6 +91,8 @@ pub struct Shape {
     pub mtp: u32,
     /// Expert slots of the load balancer; 0 = off.
     pub eplb_slots: u32,
+    /// Measured operators, which take the place of the roofline's terms.
+    pub measured: Option<Arc<Operators>>,
 }
 
 impl Shape {

@@ -38,6 +38,7 @@ impl Default for Options {
 #[must_use]
 pub fn calibrate(base: &Model, targets: &[&Target], options: &Options) -> Constants {
     let mut constants = Constants::uncorrected();
+    constants.provenance.tables = base.has_tables();
     let disaggregated: Vec<&Target> = targets.iter().copied().filter(|t| t.scenario.kind == Kind::Disaggregated && t.trusted).collect();
     let penalties = |n: usize, each: f64| {
         let mut lambda = vec![each; n];

@@ -40,6 +40,8 @@ pub struct Provenance {
     pub source: String,
     /// Rows that were fitted.
     pub rows: u64,
+    /// Whether measured tables of operators took the place of roofline terms.
+    pub tables: bool,
     /// Out-of-fold spread by metric and group (`tpot`, `tpot gb200 trt`, …): 80 % of |ln(predicted / measured)| lie below.
     pub spread: BTreeMap<String, f64>,
     /// Configurations by GPU, stack and weights, and the range of their batches.
@@ -123,7 +125,7 @@ impl Constants {
         };
         let support: BTreeMap<&String, Value> = self.provenance.support.iter().map(|(k, s)| (k, support_json(s))).collect();
         let spread: BTreeMap<&String, f64> = self.provenance.spread.iter().map(|(k, v)| (k, rounded(*v))).collect();
-        let json = json!({
+        let mut json = json!({
             "schema": SCHEMA,
             "provenance": {"source": self.provenance.source, "rows": self.provenance.rows, "spread": spread, "support": support},
             "coefficients": self.coefficients.to_json(),
@@ -133,6 +135,9 @@ impl Constants {
             "decode_field": self.decode_field.to_lines(),
             "prefill_field": self.prefill_field.to_lines(),
         });
+        if self.provenance.tables {
+            json["provenance"]["tables"] = true.into();
+        }
         serde_json::to_string_pretty(&json).expect("a JSON value has a text") + "\n"
     }
 }
@@ -167,6 +172,7 @@ fn provenance(json: &Value) -> Provenance {
     Provenance {
         source: json["source"].as_str().unwrap_or_default().to_owned(),
         rows: json["rows"].as_u64().unwrap_or(0),
+        tables: json["tables"].as_bool().unwrap_or(false),
         spread: object("spread").into_iter().filter_map(|(k, v)| Some((k, v.as_f64()?))).collect(),
         support: object("support").into_iter().map(|(k, v)| (k, support(&v))).collect(),
     }

@@ -16,8 +16,8 @@ mod ridge;
 mod study;
 mod targets;
 
-pub(crate) use calibrate::aggregated_correction;
 pub use calibrate::{Options, calibrate, decode_residuals};
+pub(crate) use calibrate::{aggregated_correction, typical_iteration};
 pub use constants::{Constants, ConstantsError, Provenance, Support};
 pub(crate) use coordinates::{DECODE_PRIOR, PREFILL_PRIOR, decode_coordinates, decode_table, prefill_coordinates, prefill_value};
 pub use features::{DECODE, PREFILL, aggregated_features, decode_features, prefill_features};

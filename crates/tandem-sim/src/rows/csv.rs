@@ -1,7 +1,7 @@
 //! Comma-separated values with quoted fields (RFC 4180), as text.
 
 /// Splits text into records; quotes may hold commas, line breaks and doubled quotes.
-pub(super) fn records(text: &str) -> Vec<Vec<String>> {
+pub(crate) fn records(text: &str) -> Vec<Vec<String>> {
     let (mut all, mut record, mut field) = (Vec::new(), Vec::new(), String::new());
     let mut quoted = false;
     let mut chars = text.chars().peekable();

@@ -6,5 +6,6 @@ mod csv;
 mod row;
 mod scenario;
 
+pub(crate) use csv::records;
 pub use row::{Kind, Measured, Row, RowsError, Side, parse};
 pub use scenario::{Pool, Scenario};

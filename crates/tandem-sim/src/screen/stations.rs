@@ -4,7 +4,7 @@ use crate::cost::{DecodeCost, DecodeLoad, PrefillCost, PrefillLoad};
 use crate::des::{DecodePool, Deployment, Load};
 
 /// The decode pool: sequences in it, and the rate at which they end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Decode {
     cost: DecodeCost,
     workers: f64,
@@ -26,7 +26,7 @@ impl Decode {
         let batch = f64::from(pool.max_batch.max(1));
         let (workers, ranks) = (f64::from(pool.workers.max(1)), f64::from(pool.ranks.max(1)));
         Decode {
-            cost: pool.cost,
+            cost: pool.cost.clone(),
             workers,
             ranks,
             context: isl + osl / 2.0,
@@ -57,7 +57,7 @@ impl Decode {
 }
 
 /// The prefill pool and its links.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Prefill {
     cost: PrefillCost,
     workers: f64,
@@ -90,7 +90,7 @@ impl Prefill {
         let transfer = &deployment.transfer;
         let transfer_s = isl * transfer.bytes_per_token / transfer.bandwidth;
         let mut prefill = Prefill {
-            cost: pool.cost,
+            cost: pool.cost.clone(),
             workers,
             ranks: f64::from(pool.ranks.max(1)),
             isl,

@@ -7,7 +7,7 @@ use tandem_sched::Step;
 use crate::cost::{DecodeCost, DecodeLoad, PrefillCost, PrefillLoad};
 
 /// Step times of one worker.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum StepCosts {
     /// Linear in what the step holds: the modeled engine, or an engine whose log was fitted.
     Linear(LinearCosts),

@@ -69,8 +69,8 @@ pub fn setup(plan: &Plan, point: LoadPoint, model: &Model, calibration: Option<&
 
 fn cluster(plan: &Plan, model: &Model, d: &Deployment) -> Option<Setup> {
     let costs = |phase: Phase| match phase {
-        Phase::Prefill => StepCosts::Prefill { cost: d.prefill.cost, burst: d.prefill.burst },
-        Phase::Decode => StepCosts::Decode(d.decode.cost),
+        Phase::Prefill => StepCosts::Prefill { cost: d.prefill.cost.clone(), burst: d.prefill.burst },
+        Phase::Decode => StepCosts::Decode(d.decode.cost.clone()),
     };
     Some(Setup {
         workers: plan.workers.iter().map(|w| worker(w, w.layout.attention_dp_size(), costs(w.phase))).collect(),

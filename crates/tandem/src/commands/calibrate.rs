@@ -5,7 +5,7 @@ use tandem_sim::fit::{Constants, Options, Split, Target, calibrate as fit, exami
 use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Row};
 
-use super::evaluate::{print, read_rows};
+use super::evaluate::{print, read_rows, read_tables};
 use super::run_folder::write_whole;
 use crate::cli::CalibrateArgs;
 use crate::exit::{Exit, Failure, OrExit};
@@ -14,6 +14,10 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<(), Failure> {
     let Some(rows) = &args.rows else { return super::calibrate_engine::from_runs(&args.from_run, args.constants.as_deref(), &args.out) };
     let (rows, others) = read_rows(rows)?;
     let base = Model::deepseek_r1(Constants::uncorrected());
+    let base = match &args.tables {
+        Some(folder) => base.with_tables(read_tables(folder, &rows)?),
+        None => base,
+    };
     let targets = with_prefill(&base, targets(&rows));
     let options = Options::default();
     let mut constants = fit(&base, &targets.iter().collect::<Vec<_>>(), &options);

@@ -10,13 +10,15 @@ use tandem_sim::fit::Constants;
 use tandem_sim::hardware;
 use tandem_sim::model::Model;
 use tandem_sim::rows::{self, Row};
+use tandem_sim::tables::OperatorTables;
 
+use super::operator_tables;
 use crate::cli::EvaluateArgs;
 use crate::exit::{Exit, Failure, OrExit};
 
 pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
     let (rows, others) = read_rows(&args.rows)?;
-    let constants = match &args.constants {
+    let constants = match &args.model.constants {
         Some(path) => {
             Constants::from_json(&read(path)?).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)?
         }
@@ -28,13 +30,26 @@ pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
     };
     let text = model_config("deepseek-r1").context("the model does not ship").or_exit(Exit::Bug)?;
     let config = tandem_plan::ModelConfig::from_json(text).context("the shipped model is invalid").or_exit(Exit::Bug)?;
-    let scored = score(&Model::new(config, gpus, constants), &rows);
+    let model = Model::new(config, gpus, constants);
+    let model = match &args.model.tables {
+        Some(folder) => model.with_tables(read_tables(folder, &rows)?),
+        None => model,
+    };
+    let scored = score(&model, &rows);
     let tables = tables(&scored);
     if args.json {
         let json = serde_json::to_string_pretty(&to_json(&tables, &scored, others)).or_exit(Exit::Bug)?;
         return print(&(json + "\n"));
     }
     print(&format!("{} rows predicted, 0 refused, {others} lines measure no serving\n\n{}", rows.len(), render(&tables)))
+}
+
+/// Measured operators of the GPUs that occur in rows.
+pub(super) fn read_tables(folder: &Path, rows: &[Row]) -> Result<OperatorTables, Failure> {
+    let mut gpus: Vec<&str> = rows.iter().map(|row| row.hardware.as_str()).collect();
+    gpus.sort_unstable();
+    gpus.dedup();
+    operator_tables::read(folder, &gpus)
 }
 
 /// The rows of a table, and the number of lines that are none.

@@ -124,8 +124,9 @@ fn pricer(args: &ExploreArgs, space: &mut Space) -> Result<Pricer, Failure> {
             .with_hint("explore each number of layers by itself"));
     }
     let config = space.architecture(&read).map_err(recipe::plan_failure)?;
+    let gpus: Vec<&str> = args.recipe.gpu_type.iter().map(|gpu| gpu.name()).collect();
     Ok(Pricer {
-        model: prediction::model_of(config, args.constants.as_deref())?,
+        model: prediction::model_for(config, &args.model, &gpus)?,
         calibration: args.calibration.as_deref().map(super::simulate::read_calibration).transpose()?,
     })
 }

@@ -13,6 +13,7 @@ pub(crate) mod list;
 pub(crate) mod llmb;
 pub(crate) mod load;
 pub(crate) mod logs;
+mod operator_tables;
 pub(crate) mod orchestrate;
 pub(crate) mod plan;
 pub(crate) mod report;

@@ -2,17 +2,16 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::Path;
 
 use anyhow::Context;
 use tandem_plan::Plan;
 use tandem_recipe::{explain, plan_table, render_configs};
 use tandem_sim::predict::{Interval, predict};
 
-use super::prediction::model_of;
+use super::prediction::model_for;
 use super::recipe::{load, plans_of, recipe_failure};
 use super::run_folder::write_whole;
-use crate::cli::PlanArgs;
+use crate::cli::{ModelArgs, PlanArgs};
 use crate::exit::{Exit, Failure, OrExit};
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
@@ -37,14 +36,14 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     if args.json {
         print(&json(&plans)?)
     } else {
-        let shown = |plan: &Plan| Ok(plan_table(plan) + &predicted(plan, args.constants.as_deref())?);
+        let shown = |plan: &Plan| Ok(plan_table(plan) + &predicted(plan, &args.model)?);
         print(&plans.iter().map(shown).collect::<Result<Vec<_>, Failure>>()?.join("\n"))
     }
 }
 
 /// What each load point will do, where the performance model has costs of the engine; else nothing.
-fn predicted(plan: &Plan, constants: Option<&Path>) -> Result<String, Failure> {
-    let model = model_of(plan.model.config.clone(), constants)?;
+fn predicted(plan: &Plan, args: &ModelArgs) -> Result<String, Failure> {
+    let model = model_for(plan.model.config.clone(), args, &[plan.hardware.gpu_type.name()])?;
     let mut out = String::new();
     for point in predict(&model, plan) {
         let range = |interval: &Interval, scale: f64, digits: usize| {
@@ -60,6 +59,9 @@ fn predicted(plan: &Plan, constants: Option<&Path>) -> Result<String, Failure> {
             range(&point.ttft_median, 1.0, 2),
             range(&point.ttft_p99, 1.0, 1),
         );
+        for operator in &point.operators {
+            let _ = writeln!(out, "  {operator}");
+        }
         for reason in &point.extrapolates {
             let _ = writeln!(out, "  extrapolated: {reason}");
         }

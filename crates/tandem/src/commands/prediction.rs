@@ -13,8 +13,10 @@ use tandem_sim::hardware;
 use tandem_sim::model::Model;
 use tandem_sim::predict::{Interval, Prediction};
 
+use super::operator_tables;
 use super::recipe::read_plan;
 use super::simulate::read_calibration;
+use crate::cli::ModelArgs;
 use crate::exit::{Exit, Failure, OrExit};
 
 /// The model of `config` on the shipped GPUs, with constants of a file or those that ship.
@@ -29,12 +31,22 @@ pub(super) fn model_of(config: ModelConfig, constants: Option<&Path>) -> Result<
     Ok(Model::new(config, hardware::shipped(), constants))
 }
 
+/// The same as the command line wants it, for predictions of these GPUs.
+pub(super) fn model_for(config: ModelConfig, args: &ModelArgs, gpus: &[&str]) -> Result<Model, Failure> {
+    let model = model_of(config, args.constants.as_deref())?;
+    match &args.tables {
+        Some(folder) => Ok(model.with_tables(operator_tables::read(folder, gpus)?)),
+        None => Ok(model),
+    }
+}
+
 /// Predicts the closed-loop points of runs that have a plan, from that plan alone.
-pub(super) fn add(runs: &mut [Run], constants: Option<&Path>, calibration: Option<&Path>) -> Result<(), Failure> {
+pub(super) fn add(runs: &mut [Run], args: &ModelArgs, calibration: Option<&Path>) -> Result<(), Failure> {
     let calibration = calibration.map(read_calibration).transpose()?;
     for run in runs {
         let Ok(plan) = read_plan(&Path::new(&run.path).join("plan.json")) else { continue };
-        let pricer = Pricer { model: model_of(plan.model.config.clone(), constants)?, calibration: calibration.clone() };
+        let model = model_for(plan.model.config.clone(), args, &[plan.hardware.gpu_type.name()])?;
+        let pricer = Pricer { model, calibration: calibration.clone() };
         let predictions = pricer.predict(&plan);
         if predictions.is_empty() {
             run.add_prediction_remark(match plan.engine {

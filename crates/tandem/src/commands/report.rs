@@ -20,7 +20,7 @@ pub(crate) fn report(args: &ReportArgs) -> Result<(), Failure> {
         return Err(Failure::message(Exit::Usage, "only one of --html, --markdown and --json can go to standard output"));
     }
     let mut runs = run_reader::read_all(&args.runs)?;
-    prediction::add(&mut runs, args.constants.as_deref(), args.calibration.as_deref())?;
+    prediction::add(&mut runs, &args.model, args.calibration.as_deref())?;
     let comparisons: Vec<Comparison> = runs.iter().skip(1).map(|run| compare(&runs[0], run)).collect();
     if let Some(path) = &args.html {
         put(path, html(&runs, &comparisons, &command_line()).as_bytes())?;

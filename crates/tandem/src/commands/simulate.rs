@@ -15,7 +15,7 @@ use tandem_sim::model::Model;
 use tandem_sim::predict::{extrapolates, scenario};
 use tandem_sim::virtual_time::{Calibration, Fault, Simulated, drive, setup, simulate as run_virtual};
 
-use super::prediction::model_of;
+use super::prediction::model_for;
 use super::progress::say;
 use super::recipe::{load, plans_of};
 use super::results::Results;
@@ -39,7 +39,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
             Some(out) => out.clone(),
             None => RunFolder::default_path(plan.load.isl, plan.load.osl),
         };
-        let model = model_of(plan.model.config.clone(), args.constants.as_deref())?;
+        let model = model_for(plan.model.config.clone(), &args.model, &[plan.hardware.gpu_type.name()])?;
         simulate_plan(plan, &model, calibration.as_ref(), &faults, &arrivals, RunFolder::create(&path)?, args.strict)?;
     }
     Ok(())
