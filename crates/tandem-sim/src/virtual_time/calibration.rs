@@ -415,8 +415,8 @@ mod tests {
         let step = |i: u32| {
             let (n, attended) = (u64::from(1 + i % 9), u64::from(200 * (1 + i % 9) + 37 * (i % 5)));
             let alone = truth.seconds(0, n, attended);
-            // Every third step shares its first half of the work.
-            let beside_s = if i.is_multiple_of(3) { [alone / 2.0, alone / 2.0 * 1.2, 0.0, 0.0] } else { [alone, 0.0, 0.0, 0.0] };
+            // Every fourth step, of each composition some, shares its first half of the work.
+            let beside_s = if i.is_multiple_of(4) { [alone / 2.0, alone / 2.0 * 1.2, 0.0, 0.0] } else { [alone, 0.0, 0.0, 0.0] };
             let took = Duration::from_secs_f64(beside_s.iter().sum());
             let line = IterationLine { took, n_gen_tokens: n, n_attended: attended, ..IterationLine::default() };
             ObservedStep { line, beside_s, gap: None }
