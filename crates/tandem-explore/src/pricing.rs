@@ -109,7 +109,7 @@ impl Pricer {
         }
         let o = &setup.overheads;
         // Client, frontend, prefill and back; a step and its message.
-        let all = Unsure { ttft_s: o.request_s + 4.0 * o.hop_s, tpot_s: o.step_gap_s + o.hop_s };
+        let all = Unsure { ttft_s: o.request_s + 4.0 * o.hop_s, tpot_s: o.decode_gap.step_s + o.hop_s };
         let unsure = if self.calibration.is_none() { all } else { Unsure::default() };
         let around = |value: f64, spread: f64, more: f64| Interval {
             value,

@@ -14,7 +14,7 @@ use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Pool, Scenario};
 use tandem_sim::screen::{Bound, Estimate, screen};
 use tandem_sim::virtual_time::{
-    Acceptance, Drive, Flow, LinearCosts, Link, Overheads, Setup, Simulated, StepCosts, WorkerSetup, simulate as run_virtual,
+    Acceptance, Drive, Flow, Gap, LinearCosts, Link, Overheads, Setup, Simulated, StepCosts, WorkerSetup, simulate as run_virtual,
 };
 
 /// Deployments drawn for each law.
@@ -260,12 +260,14 @@ fn draw_setup(rng: &mut impl Rng) -> (Setup, Drive) {
         workers.extend((1..=n).map(|index| WorkerSetup { name: format!("{phase}-{index}"), index, ..first.clone() }));
     }
     workers.sort_by_key(|w| (w.phase == Phase::Decode, w.index));
+    // Requests go out together: one by one, which of them share a step depends on microseconds, and that moves throughput either way.
+    let gap = Gap { step_s: 5e-5, request_s: 0.0 };
     let setup = Setup {
         workers,
         routing: pick(rng, &[Routing::LeastLoaded, Routing::RoundRobin]),
         max_inflight: 1000,
         flow: pick(rng, &[Flow::ReserveFirst, Flow::PrefillFirst]),
-        overheads: Overheads { request_s: 1e-3, hop_s: 1e-4, step_gap_s: 5e-5 },
+        overheads: Overheads { request_s: 1e-3, hop_s: 1e-4, dispatch_s: 0.0, prefill_gap: gap, decode_gap: gap, commit_s: 1e-4 },
         link: Link { bytes_per_token: 1000.0, bandwidth: 1e9, latency_s: 1e-4, overlap: 0.5 },
         acceptance: Acceptance(0.0),
         faults: Vec::new(),

@@ -12,9 +12,11 @@ use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::predict::predict;
 use tandem_sim::virtual_time::{
-    Acceptance, Drive, Fault, Flow, LinearCosts, Link, Overheads, Setup, Simulated, StepCosts, WorkerSetup, drive, setup, simulate,
+    Acceptance, Drive, Fault, Flow, Gap, LinearCosts, Link, Overheads, ReplayedStep, Setup, Simulated, StepCosts, TableCosts, WorkerSetup,
+    drive, setup, simulate,
 };
 
+const GAP: Gap = Gap { step_s: 5e-5, request_s: 0.0 };
 const MODELED: ModeledCosts = ModeledCosts { step_us: 5000.0, prefill_token_us: 50.0, decode_seq_us: 100.0 };
 
 fn worker(phase: Phase, index: u32) -> WorkerSetup {
@@ -38,7 +40,7 @@ fn deployed(n_prefill: u32, n_decode: u32) -> Setup {
         routing: Routing::LeastLoaded,
         max_inflight: 1000,
         flow: Flow::ReserveFirst,
-        overheads: Overheads { request_s: 1e-3, hop_s: 1e-4, step_gap_s: 5e-5 },
+        overheads: Overheads { request_s: 1e-3, hop_s: 1e-4, dispatch_s: 1e-5, prefill_gap: GAP, decode_gap: GAP, commit_s: 1e-4 },
         link: Link { bytes_per_token: 1000.0, bandwidth: 1e9, latency_s: 1e-4, overlap: 0.5 },
         acceptance: Acceptance(0.0),
         faults: Vec::new(),
@@ -294,4 +296,64 @@ fn a_pipeline_creates_no_throughput() {
         let end = simulated.records.iter().map(|r| r.end_ns).max().unwrap() as f64;
         assert!(latency / end <= 256.0 * (1.0 + 1e-9), "Little's law: {}", latency / end);
     }
+}
+
+#[test]
+fn a_run_replayed_with_its_own_times_decides_the_same() {
+    for (what, load) in [(deployed(1, 1), driven(12, 60)), (deployed(2, 1), driven(5, 40)), (deployed(1, 2), driven(20, 60))] {
+        let first = simulate(&what, &load).unwrap();
+        let mut again = what.clone();
+        for (worker, log) in again.workers.iter_mut().zip(&first.logs) {
+            let nanos = |d: std::time::Duration| tandem_plan::Nanos::from(d);
+            let step = |l: &tandem_sched::iteration::IterationLine| ReplayedStep {
+                iter: l.iter,
+                begin: nanos(l.begin),
+                end: nanos(l.begin + l.took),
+            };
+            worker.costs = StepCosts::Replayed(log.lines.iter().map(step).collect());
+        }
+        let sent = first.records.iter().map(|r| tandem_plan::Nanos(r.start_ns)).collect();
+        let again = simulate(&again, &Drive { arrivals: Arrivals::Trace(sent), ..load }).unwrap();
+        assert_eq!(again.logs, first.logs);
+    }
+}
+
+#[test]
+fn a_replayed_worker_keeps_the_times_of_its_log_and_not_its_costs() {
+    let mut what = deployed(1, 1);
+    let at = |ms: u64| tandem_plan::Nanos(ms * 1_000_000);
+    // Prefill computes from 100 to 300 ms, whatever it costs.
+    what.workers[0].costs = StepCosts::Replayed(vec![ReplayedStep { iter: 7, begin: at(100), end: at(300) }]);
+    let mut load = driven(1, 1);
+    load.point.n_warmup = 0;
+    let simulated = simulate(&what, &load).unwrap();
+    let line = &simulated.logs[0].lines[0];
+    assert_eq!((line.iter, line.begin.as_millis(), line.took.as_millis()), (7, 100, 200));
+    let ttft_ms = (simulated.records[0].ack_ns.unwrap() - simulated.records[0].start_ns) / 1_000_000;
+    assert_eq!(ttft_ms, 300);
+}
+
+#[test]
+fn a_worker_that_has_rested_takes_longer_once() {
+    let with = |cold_s| {
+        let mut what = deployed(1, 1);
+        what.workers[1].costs = StepCosts::Measured(TableCosts { cold_s, ..TableCosts::from(LinearCosts::from(MODELED)) });
+        simulate(&what, &driven(1, 10)).unwrap()
+    };
+    let (warm, cold) = (with(0.0), with(2e-3));
+    let decode = |s: &Simulated| s.logs[1].lines.iter().map(|l| l.took.as_micros()).collect::<Vec<_>>();
+    let longer: Vec<u128> = decode(&cold).iter().zip(decode(&warm)).map(|(cold, warm)| cold - warm).collect();
+    // One request at a time, of 39 decode steps: the first after each prompt.
+    assert!(longer.iter().enumerate().all(|(i, longer)| *longer == if i % 39 == 0 { 2000 } else { 0 }), "{longer:?}");
+}
+
+#[test]
+fn requests_that_come_at_once_are_handed_out_one_by_one() {
+    let first_step = |dispatch_s| {
+        let mut what = deployed(1, 1);
+        what.overheads.dispatch_s = dispatch_s;
+        simulate(&what, &driven(2, 8)).unwrap().logs[0].lines[0].n_ctx_requests
+    };
+    // The first finds its worker idle and runs alone.
+    assert_eq!((first_step(0.0), first_step(2e-5)), (2, 1));
 }

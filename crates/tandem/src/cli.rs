@@ -496,6 +496,10 @@ pub(crate) struct SimulateArgs {
     /// Send at these times instead: a file with one time in seconds a line, ascending
     #[arg(long, value_name = "FILE")]
     pub(crate) trace: Option<PathBuf>,
+    /// Replay a run of the embedded engine: its plan, the times at which its requests were sent, and the begin and end of each of its
+    /// steps; what each step holds is decided anew
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["rate", "trace", "inject"])]
+    pub(crate) replay: Option<PathBuf>,
     /// Exit with code 8 unless the verdict on the figures is `valid`
     #[arg(long)]
     pub(crate) strict: bool,

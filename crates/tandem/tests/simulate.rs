@@ -84,6 +84,38 @@ fn the_steps_are_those_of_a_real_run() {
     }
 }
 
+/// What each numbered step of a phase held.
+fn numbered(run: &Path, phase: &str) -> std::collections::BTreeMap<String, String> {
+    let text = fs::read_to_string(run.join("logs").join(format!("{phase}.log"))).expect("a finished run");
+    let states = |line: &str| {
+        let (iter, rest) = line.split_once("iter = ")?.1.split_once(',')?;
+        Some((iter.to_owned(), rest.split_once("states = ")?.1.split_once('}')?.0.to_owned()))
+    };
+    text.lines().filter_map(states).collect()
+}
+
+#[test]
+fn a_replayed_run_holds_in_its_steps_what_the_real_one_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, virtual_run) = (dir.path().join("real"), dir.path().join("replayed"));
+    let mut args = vec!["run", "tiny", "--port", "0", "--out", real.to_str().unwrap()];
+    args.extend(MODELED);
+    args.extend(["--set", "CONCURRENCY=5", "--set", "MULTI_ROUND=4"]);
+    let done = output(&args);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let done = output(&["simulate", "--replay", real.to_str().unwrap(), "--out", virtual_run.to_str().unwrap()]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    for phase in ["prefill", "decode"] {
+        let (measured, simulated) = (numbered(&real, phase), numbered(&virtual_run, phase));
+        let n_other = simulated.iter().filter(|(iter, held)| measured.get(*iter) != Some(held)).count();
+        assert!(simulated.len() > 20, "{phase}: {} steps", simulated.len());
+        // A message may have crossed the begin of a step.
+        assert!(n_other * 10 <= simulated.len(), "{phase}: {n_other} of {} steps differ", simulated.len());
+    }
+    let missing = output(&["simulate", "--replay", dir.path().to_str().unwrap()]);
+    assert_eq!(missing.status.code(), Some(9), "{}", stderr(&missing));
+}
+
 #[test]
 fn faults_are_injected_and_said() {
     let dir = tempfile::tempdir().unwrap();

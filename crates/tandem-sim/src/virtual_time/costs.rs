@@ -1,16 +1,21 @@
 //! How long one step of a worker takes.
 
 use serde_json::{Value, json};
-use tandem_plan::{ModeledCosts, Phase};
+use tandem_plan::{ModeledCosts, Nanos, Phase};
 use tandem_sched::Step;
 
+use super::table::TableCosts;
 use crate::cost::{DecodeCost, DecodeLoad, PrefillCost, PrefillLoad};
 
 /// Step times of one worker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StepCosts {
-    /// Linear in what the step holds: the modeled engine, or an engine whose log was fitted.
+    /// Linear in what the step holds: the modeled engine.
     Linear(LinearCosts),
+    /// An engine whose log was fitted.
+    Measured(TableCosts),
+    /// The very steps of a worker of a real run: they begin and end when those did, whatever they hold.
+    Replayed(Vec<ReplayedStep>),
     /// Prefill on a GPU; iterations that end a prompt of the first burst take `burst` times as long.
     Prefill {
         /// Iteration times.
@@ -20,6 +25,17 @@ pub enum StepCosts {
     },
     /// Decode on a GPU.
     Decode(DecodeCost),
+}
+
+/// When a step of a real run was computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayedStep {
+    /// Its number in the log of its worker.
+    pub iter: u64,
+    /// Its begin, since that of the load.
+    pub begin: Nanos,
+    /// Its end.
+    pub end: Nanos,
 }
 
 /// Numbers of rows (prompt tokens and decoding sequences together) at which the cost of a row may change.
@@ -102,12 +118,21 @@ impl StepCosts {
     pub(super) const fn contention(&self) -> f64 {
         match self {
             StepCosts::Linear(c) => c.contention,
-            StepCosts::Prefill { .. } | StepCosts::Decode(_) => 0.0,
+            StepCosts::Measured(c) => c.linear.contention,
+            StepCosts::Replayed(_) | StepCosts::Prefill { .. } | StepCosts::Decode(_) => 0.0,
+        }
+    }
+
+    /// Seconds that the first step after a rest takes longer.
+    pub(super) const fn cold_s(&self) -> f64 {
+        match self {
+            StepCosts::Measured(c) => c.cold_s,
+            _ => 0.0,
         }
     }
 
     /// Time of a step of all ranks, `steps[rank]`, while no other worker computes; ranks wait for each other. `is_burst`: it ends a
-    /// prompt of the first burst.
+    /// prompt of the first burst. Replayed steps have their times from `Worker::replayed`.
     pub(super) fn duration(&self, steps: &[Option<Step>], is_burst: bool) -> Duration {
         let whole = |busy_s| Duration { busy_s, drain_s: 0.0 };
         match self {
@@ -115,6 +140,11 @@ impl StepCosts {
                 let each = |s: &Step| c.seconds(u64::from(s.n_ctx_tokens), u64::from(s.n_gen_tokens), s.n_attended());
                 whole(steps.iter().flatten().map(each).fold(0.0, f64::max))
             }
+            StepCosts::Measured(c) => {
+                let each = |s: &Step| c.seconds(u64::from(s.n_ctx_tokens), u64::from(s.n_gen_tokens), s.n_attended());
+                whole(steps.iter().flatten().map(each).fold(0.0, f64::max))
+            }
+            StepCosts::Replayed(_) => whole(0.0),
             StepCosts::Prefill { cost, burst } => {
                 let mut load = PrefillLoad { rank_tokens: 0.0, rank_pairs: 0.0, tokens: 0.0 };
                 for step in steps.iter().flatten() {
@@ -141,7 +171,7 @@ impl StepCosts {
     }
 }
 
-fn float(n: u64) -> f64 {
+pub(super) fn float(n: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let n = n as f64;
     n

@@ -5,7 +5,7 @@
 //! module makes every decision of every step, and so gives records, iteration lines, chunks and the effect of faults. A test holds
 //! both to each other on common ground.
 //!
-//! Reading order: `setup` (what is simulated), `costs` (how long steps take), `faults`, `worker` (the engine loop), `events`, `run`, `plan` (from a plan to a setup),
+//! Reading order: `setup` (what is simulated), `costs` and `table` (how long steps take), `faults`, `worker` (the engine loop), `events`, `run`, `plan` (from a plan to a setup),
 //! `calibration` (step costs from the log of a run).
 
 mod calibration;
@@ -15,11 +15,13 @@ mod faults;
 mod plan;
 mod run;
 mod setup;
+mod table;
 mod worker;
 
 pub use calibration::{Calibration, CalibrationError, Observed, ObservedStep, fit_steps};
-pub use costs::{BENDS, LinearCosts, StepCosts};
+pub use costs::{BENDS, LinearCosts, ReplayedStep, StepCosts};
 pub use faults::{Fault, FaultError};
 pub use plan::{drive, setup};
 pub use run::{Simulated, WorkerLog, simulate};
-pub use setup::{Acceptance, Drive, Flow, Link, Overheads, Setup, SetupError, WorkerSetup};
+pub use setup::{Acceptance, Drive, Flow, Gap, Link, Overheads, Setup, SetupError, WorkerSetup};
+pub use table::{Cell, TableCosts};

@@ -6,17 +6,17 @@ use tandem_sched::pacing::Arrivals;
 
 use super::calibration::Calibration;
 use super::costs::{LinearCosts, StepCosts};
-use super::setup::{Acceptance, Drive, Flow, Link, Overheads, Setup, WorkerSetup};
+use super::setup::{Acceptance, Drive, Flow, Gap, Link, Overheads, Setup, WorkerSetup};
 use crate::des::Deployment;
 use crate::model::Model;
 use crate::predict::deployment;
 
-/// Overheads of the embedded engine where no run was calibrated: loopback, one process a worker, nothing else to do.
-const EMBEDDED: Overheads = Overheads { request_s: 1.2e-3, hop_s: 0.15e-3, step_gap_s: 0.05e-3 };
+/// Overheads of the embedded engine where no run was calibrated: about what calibrations of it find on a machine with nothing else to do.
+const EMBEDDED: Overheads =
+    Overheads { request_s: 0.15e-3, hop_s: 0.1e-3, dispatch_s: 0.03e-3, prefill_gap: GAP, decode_gap: GAP, commit_s: 0.05e-3 };
+const GAP: Gap = Gap { step_s: 0.05e-3, request_s: 0.0 };
 /// Bytes/s of a KV transfer over loopback.
-const LOOPBACK: f64 = 1e9;
-/// Seconds of a KV transfer over loopback, whatever its size.
-const LOOPBACK_LATENCY_S: f64 = 0.3e-3;
+const LOOPBACK: f64 = 4e9;
 
 /// The client of load point `point` (number `index`) of a plan: a closed loop as `tandem run` drives it.
 #[must_use]
@@ -44,21 +44,22 @@ pub fn setup(plan: &Plan, point: LoadPoint, model: &Model, calibration: Option<&
     let modeled = plan.engine == EngineKind::Modeled;
     let own = modeled.then(|| LinearCosts::from(plan.model.modeled));
     // The modeled engine sleeps for what its plan says, so only what is around its steps is to be measured.
-    let costs = |phase: Phase| own.or_else(|| calibration.map(|c| *c.costs(phase))).map(StepCosts::Linear);
+    let costs = |phase: Phase| own.map(StepCosts::Linear).or_else(|| calibration.map(|c| StepCosts::Measured(c.costs(phase).clone())));
     let worker = |w: &WorkerPlan| Some(worker(w, 1, costs(w.phase)?));
     let first = plan.workers.first()?;
     #[expect(clippy::cast_precision_loss, reason = "bytes of one token")]
     let bytes_per_token = first.memory.kv_bytes_per_token as f64;
+    let overheads = calibration.map_or(EMBEDDED, |c| c.overheads);
     Some(Setup {
         workers: plan.workers.iter().map(worker).collect::<Option<_>>()?,
         routing: plan.frontend.routing,
         max_inflight: plan.frontend.max_inflight,
         flow: Flow::ReserveFirst,
-        overheads: calibration.map_or(EMBEDDED, |c| c.overheads),
+        overheads,
         link: Link {
             bytes_per_token,
             bandwidth: LOOPBACK,
-            latency_s: LOOPBACK_LATENCY_S,
+            latency_s: overheads.commit_s,
             overlap: 1.0 - 1.0 / f64::from(plan.model.config.num_hidden_layers.max(1)),
         },
         // The modeled engine drafts nothing.
@@ -77,7 +78,7 @@ fn cluster(plan: &Plan, model: &Model, d: &Deployment) -> Option<Setup> {
         routing: plan.frontend.routing,
         max_inflight: plan.frontend.max_inflight,
         flow: Flow::PrefillFirst,
-        overheads: Overheads { request_s: d.request_s, hop_s: 0.0, step_gap_s: 0.0 },
+        overheads: Overheads { request_s: d.request_s, ..Overheads::default() },
         link: Link {
             bytes_per_token: d.transfer.bytes_per_token,
             bandwidth: d.transfer.bandwidth,

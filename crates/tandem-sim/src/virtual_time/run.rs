@@ -84,6 +84,8 @@ struct Run<'a> {
     requests: Vec<Request>,
     n_in_flight: usize,
     link_factor: f64,
+    /// When the frontend may hand out the next request.
+    dispatch_free: Nanos,
     events: Events,
     is_over: bool,
 }
@@ -115,6 +117,7 @@ impl<'a> Run<'a> {
             requests: Vec::new(),
             n_in_flight: 0,
             is_over: false,
+            dispatch_free: Nanos::ZERO,
             workers,
             events,
             link_factor,
@@ -243,7 +246,12 @@ impl<'a> Run<'a> {
     }
 
     fn tell(&mut self, now: Nanos, worker: usize, message: Message) {
-        self.events.at(now + span(self.setup.overheads.hop_s), Event::Inbox { worker, message });
+        let mut leaves = now;
+        if matches!(message, Message::Prefill(_) | Message::Reserve(_)) {
+            leaves = now.max(self.dispatch_free);
+            self.dispatch_free = leaves + span(self.setup.overheads.dispatch_s);
+        }
+        self.events.at(leaves + span(self.setup.overheads.hop_s), Event::Inbox { worker, message });
     }
 
     fn tokens(&mut self, now: Nanos, of: Try, n: u32, last: bool) {
@@ -342,7 +350,7 @@ impl<'a> Run<'a> {
 
     /// Handles what is in the inbox, grants blocks, begins a step: one turn of the engine loop.
     fn wake(&mut self, now: Nanos, worker: usize) {
-        if self.workers[worker].state == State::Lost {
+        if self.workers[worker].state == State::Lost || self.workers[worker].computes() {
             return;
         }
         for message in std::mem::take(&mut self.workers[worker].inbox) {
@@ -354,8 +362,14 @@ impl<'a> Run<'a> {
                 _ => self.say(now, Note::Reserved(of)),
             }
         }
+        if let Some(begin) = self.workers[worker].waits_until(now) {
+            // Until then it hears messages at once.
+            self.workers[worker].state = State::Idle;
+            return self.events.at(begin, Event::Wake { worker });
+        }
         self.progress(now);
         if self.workers[worker].begin_step(now, self.drive.point.concurrency) {
+            self.workers[worker].state = State::Busy;
             self.retime(now, Some(worker));
         } else {
             self.workers[worker].state = State::Idle;
@@ -414,12 +428,22 @@ impl<'a> Run<'a> {
         self.workers[worker].time_step(now);
         let steps = std::mem::take(&mut self.workers[worker].steps);
         self.retime(now, None);
-        let next = now + span(self.setup.overheads.step_gap_s);
-        let known = next + span(self.workers[worker].drain_s);
+        let next = now + span(self.gap(worker, &steps));
+        let known = now + span(self.workers[worker].drain_s);
         let outcomes: Vec<Vec<Outcome>> =
             steps.iter().map(|s| s.as_ref().map_or_else(Vec::new, |s| self.outcomes(known, worker, s))).collect();
         self.workers[worker].end_step(&steps, &outcomes);
         self.events.at(next, Event::Wake { worker });
+    }
+
+    /// Seconds from the end of `steps` until the worker may begin the next.
+    fn gap(&self, worker: usize, steps: &[Option<Step>]) -> f64 {
+        let gap = match self.workers[worker].setup.phase {
+            Phase::Prefill => self.setup.overheads.prefill_gap,
+            Phase::Decode => self.setup.overheads.decode_gap,
+        };
+        let n = steps.iter().flatten().map(|s| u32::try_from(s.entries.len()).unwrap_or(u32::MAX)).max().unwrap_or(0);
+        gap.step_s + gap.request_s * f64::from(n)
     }
 
     fn outcomes(&mut self, known: Nanos, worker: usize, step: &Step) -> Vec<Outcome> {

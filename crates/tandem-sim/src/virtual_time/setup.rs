@@ -24,8 +24,24 @@ pub struct Overheads {
     pub request_s: f64,
     /// Between frontend and a worker, one way.
     pub hop_s: f64,
-    /// Between two steps of a worker that has work.
-    pub step_gap_s: f64,
+    /// Between two requests that begin at once, or are handed to a worker at once: they go one after another, so that the first may
+    /// find its worker idle and run alone.
+    pub dispatch_s: f64,
+    /// Between two steps of a prefill worker that has work.
+    pub prefill_gap: Gap,
+    /// Between two steps of a decode worker that has work.
+    pub decode_gap: Gap,
+    /// From the end of a prompt's last step until its decode worker may begin a step with it, beyond the bytes of its KV cache.
+    pub commit_s: f64,
+}
+
+/// Seconds between two steps of a worker that has work: results are sent, messages read, the next step is formed.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Gap {
+    /// Of each step.
+    pub step_s: f64,
+    /// Of each request in the step that has ended.
+    pub request_s: f64,
 }
 
 /// The way of the KV cache. Each worker has one link, used by one transfer at a time in either direction.
@@ -35,7 +51,7 @@ pub struct Link {
     pub bytes_per_token: f64,
     /// Bytes/s.
     pub bandwidth: f64,
-    /// Seconds of every transfer.
+    /// Seconds of every transfer, whatever its size.
     pub latency_s: f64,
     /// Share of a transfer that runs while its prompt is still computed.
     pub overlap: f64,

@@ -7,12 +7,15 @@ use tandem_plan::{Nanos, Phase};
 use tandem_sched::iteration::IterationLine;
 use tandem_sched::{Outcome, Scheduler, SeqId, Step};
 
-use super::costs;
+use super::costs::{self, ReplayedStep, StepCosts};
 use super::events::{Message, Try};
 use super::setup::{SetupError, WorkerSetup};
 
 /// Bits of a [`SeqId`] that hold the number of the try.
 const TRY_BITS: u32 = 8;
+
+/// A worker that had nothing to compute for longer has rested; what a calibration takes for a wait as well.
+pub(super) const REST: Nanos = Nanos(500_000);
 
 impl Try {
     pub(super) fn seq(self) -> SeqId {
@@ -56,6 +59,8 @@ pub(super) struct Worker {
     pub(super) inbox: Vec<Message>,
     /// The step under way, one a rank.
     pub(super) steps: Vec<Option<Step>>,
+    /// Since when it has had nothing to compute.
+    pub(super) rests_since: Option<Nanos>,
     /// What is left of the step, seconds of a worker alone, at the moment `since`.
     pub(super) left_s: f64,
     pub(super) since: Nanos,
@@ -72,6 +77,8 @@ pub(super) struct Worker {
     ranks: Vec<Scheduler>,
     rank_of: HashMap<SeqId, usize>,
     n_steps: u64,
+    /// Which of the replayed steps is next.
+    next_replayed: usize,
     pub(super) lines: Vec<IterationLine>,
 }
 
@@ -84,6 +91,7 @@ impl Worker {
             state: State::Idle,
             inbox: Vec::new(),
             steps: Vec::new(),
+            rests_since: None,
             left_s: 0.0,
             since: Nanos::ZERO,
             version: 0,
@@ -93,6 +101,7 @@ impl Worker {
             load: 0,
             rank_of: HashMap::new(),
             n_steps: 0,
+            next_replayed: 0,
             lines: Vec::new(),
         })
     }
@@ -147,21 +156,45 @@ impl Worker {
         granted
     }
 
+    /// Of a worker that replays a log: until when its next step waits for the begin that the log has. Steps that are over are skipped:
+    /// nothing could run then.
+    pub(super) fn waits_until(&mut self, now: Nanos) -> Option<Nanos> {
+        let StepCosts::Replayed(steps) = &self.setup.costs else { return None };
+        let is_over = |s: &ReplayedStep| s.end <= now;
+        self.next_replayed += steps[self.next_replayed..].iter().take_while(|s| is_over(s)).count();
+        steps.get(self.next_replayed).map(|s| s.begin).filter(|begin| *begin > now)
+    }
+
+    /// The replayed step that begins now: its number and what is left of it, seconds. After the last of the log none is known, and
+    /// further ones take no time.
+    fn replayed(&mut self, now: Nanos) -> Option<(u64, f64)> {
+        let StepCosts::Replayed(steps) = &self.setup.costs else { return None };
+        let step = steps.get(self.next_replayed)?;
+        self.next_replayed += 1;
+        Some((step.iter, Duration::from_nanos(step.end.0.saturating_sub(now.0)).as_secs_f64()))
+    }
+
     /// Forms the next step of all ranks; false when nothing can run.
     pub(super) fn begin_step(&mut self, now: Nanos, burst_below: u32) -> bool {
         self.steps = self.ranks.iter_mut().map(Scheduler::next_step).collect();
         if self.steps.iter().all(Option::is_none) {
             self.steps.clear();
+            self.rests_since.get_or_insert(now);
             return false;
         }
         let ends_early = |s: &Step| s.entries.iter().any(|e| e.phase == Phase::Prefill && e.emits && Try::of(e.id).request < burst_below);
         let is_burst = self.steps.iter().flatten().any(ends_early);
         let costs::Duration { busy_s, drain_s } = self.setup.costs.duration(&self.steps, is_burst);
-        let (busy_s, drain_s) = (busy_s * self.slow, drain_s * self.slow);
+        let has_rested = self.rests_since.take().is_some_and(|since| now.0 - since.0 > REST.0);
+        let cold_s = if has_rested { self.setup.costs.cold_s() } else { 0.0 };
+        let (busy_s, drain_s) = ((busy_s + cold_s) * self.slow, drain_s * self.slow);
         self.drain_s = drain_s;
         (self.left_s, self.since) = (busy_s, now);
         self.n_steps += 1;
-        let took = Duration::try_from_secs_f64(busy_s).unwrap_or_default();
+        if let Some((iter, left_s)) = self.replayed(now) {
+            (self.n_steps, self.left_s, self.drain_s) = (iter, left_s, 0.0);
+        }
+        let took = Duration::try_from_secs_f64(self.left_s).unwrap_or_default();
         for (rank, (step, scheduler)) in (0_u32..).zip(self.steps.iter().zip(&self.ranks)) {
             if let Some(step) = step {
                 let begin = Duration::from_nanos(now.0);

@@ -12,15 +12,24 @@ use tandem_sim::fit::{Constants, OwnRun, refit};
 use tandem_sim::model::Model;
 use tandem_sim::predict::scenario;
 use tandem_sim::rows::Measured;
-use tandem_sim::virtual_time::{BENDS, Calibration, LinearCosts, Observed, Overheads, drive, fit_steps, setup, simulate};
+use tandem_sim::virtual_time::{BENDS, Calibration, LinearCosts, Observed, Overheads, TableCosts, drive, fit_steps, setup, simulate};
 
 use super::evaluate::print;
 use super::recipe::read_plan;
+use super::replay::sent;
 use super::run_folder::write_whole;
 use crate::exit::{Exit, Failure, OrExit};
 
 /// Seconds between frontend and worker on one machine; what is left of TTFT goes to the request's own time.
 const HOP_S: f64 = 0.1e-3;
+
+/// Seconds that it takes to commit a KV cache on one machine, where no run says it.
+const COMMIT_S: f64 = 0.1e-3;
+
+/// Requests that are sent within this are sent at once, seconds.
+const AT_ONCE_S: f64 = 0.3e-3;
+/// Seconds between requests that are sent at once, where no run says it.
+const DISPATCH_S: f64 = 0.03e-3;
 
 /// One measured run.
 struct Run {
@@ -51,33 +60,50 @@ pub(crate) fn from_runs(paths: &[std::path::PathBuf], constants: Option<&Path>, 
         source: format!("{} prefill and {} decode steps of {} runs", all.prefill.len(), all.decode.len(), runs.len()),
         prefill,
         decode,
-        overheads: Overheads { request_s: 0.0, hop_s: HOP_S, step_gap_s: all.step_gap_s() },
+        overheads: Overheads {
+            request_s: 0.0,
+            hop_s: HOP_S,
+            dispatch_s: dispatch_s(paths),
+            commit_s: 0.0,
+            prefill_gap: all.gap(Phase::Prefill),
+            decode_gap: all.gap(Phase::Decode),
+        },
         acceptance: acceptance(&runs),
         step_error: [prefill_error, decode_error],
     };
+    calibration.overheads.commit_s = commit_s(&runs);
     calibration.overheads.request_s = request_s(&runs, &calibration)?;
     write_whole(out, calibration.to_json().as_bytes())?;
-    let line = |name: &str, c: &LinearCosts, error: f64| {
+    let line = |name: &str, table: &TableCosts, error: f64| {
+        let c = &table.linear;
         format!(
             "{name}: {:.1} us a step + {:.3} us a prompt token + {:.2} us a sequence + {:.5} us an attended pair{}, \
-             {:.0} % slower beside each busy worker; a step is {:.1} % off in the median\n",
+             {:.0} % slower beside each busy worker, corrected by {} measured compositions, {:.3} ms longer after a rest; a step is {:.1} % off in the median\n",
             c.step_us,
             c.prefill_token_us,
             c.decode_seq_us,
             c.attended_us,
             bends(c),
             c.contention * 100.0,
+            table.cells.len(),
+            table.cold_s * 1e3,
             error * 100.0
         )
     };
     let o = &calibration.overheads;
     let text = format!(
-        "{}\n{}{}around them: {:.3} ms a request, {:.3} ms between steps; drafts accepted: {:.2}\nwrote {}\n",
+        "{}\n{}{}around them: {:.3} ms a request, {:.3} ms between requests sent at once, {:.3} ms to commit its KV cache; between steps {:.3} + {:.4} ms a request in prefill, \
+         {:.3} + {:.4} in decode; drafts accepted: {:.2}\nwrote {}\n",
         calibration.source,
         line("prefill", &calibration.prefill, prefill_error),
         line("decode", &calibration.decode, decode_error),
         o.request_s * 1e3,
-        o.step_gap_s * 1e3,
+        o.dispatch_s * 1e3,
+        o.commit_s * 1e3,
+        o.prefill_gap.step_s * 1e3,
+        o.prefill_gap.request_s * 1e3,
+        o.decode_gap.step_s * 1e3,
+        o.decode_gap.request_s * 1e3,
         calibration.acceptance.0,
         out.display()
     );
@@ -171,21 +197,59 @@ fn acceptance(runs: &[Run]) -> tandem_sim::virtual_time::Acceptance {
     drafting.unwrap_or_default()
 }
 
-/// What the simulated median TTFT lacks of the measured one: the mean over the load points of all runs.
+/// Whether one request at a time is in flight all the time: then nothing queues, and what lies between the steps can be seen.
+fn is_lone(run: &Run) -> bool {
+    run.plan.load.points.iter().all(|p| p.concurrency == 1)
+}
+
+/// Of the runs with one request at a time; the median. The way of the bytes is priced apart and is short there.
+fn commit_s(runs: &[Run]) -> f64 {
+    median(runs.iter().filter(|r| is_lone(r)).filter_map(|run| run.observed.commit_s()).collect()).unwrap_or(COMMIT_S)
+}
+
+/// Median time between requests that were sent at once, in all runs: nobody waited for anything between them.
+fn dispatch_s(paths: &[std::path::PathBuf]) -> f64 {
+    let mut gaps = Vec::new();
+    for path in paths {
+        let mut sent = sent(path).unwrap_or_default();
+        sent.sort_unstable();
+        gaps.extend(sent.windows(2).map(|pair| seconds(std::time::Duration::from_nanos(pair[1] - pair[0]))).filter(|gap| *gap < AT_ONCE_S));
+    }
+    median(gaps).unwrap_or(DISPATCH_S)
+}
+
+/// What the simulated median TTFT lacks of the measured one: the median over the load points of the runs with one request at a time, or
+/// of all where there are none. With one request at a time and prompts of one step, the time of the step is the measured median, not
+/// what the costs say of it.
 fn request_s(runs: &[Run], calibration: &Calibration) -> Result<f64, Failure> {
     let model = Model::deepseek_r1(Constants::shipped());
+    let lone_only = runs.iter().any(is_lone);
     let mut missing = Vec::new();
-    for run in runs {
+    for run in runs.iter().filter(|run| !lone_only || is_lone(run)) {
         for ((index, point), measured) in (0_u64..).zip(&run.plan.load.points).zip(&run.ttft) {
             let (Some(measured), Some(what)) = (measured, setup(&run.plan, *point, &model, Some(calibration))) else { continue };
             let simulated = simulate(&what, &drive(&run.plan, *point, index)).or_exit(Exit::Artifact)?;
             let profiled = simulated.records.iter().filter(|r| r.phase == tandem_metrics::LoadPhase::Profiling);
-            let mut ttft: Vec<u64> = profiled.filter_map(|r| Some(r.ack_ns? - r.start_ns)).collect();
-            ttft.sort_unstable();
-            let Some(median) = ttft.get(ttft.len() / 2) else { continue };
-            missing.push(measured - std::time::Duration::from_nanos(*median).as_secs_f64());
+            let ttft: Vec<f64> = profiled.filter_map(|r| Some(seconds(std::time::Duration::from_nanos(r.ack_ns? - r.start_ns)))).collect();
+            let Some(ttft) = median(ttft) else { continue };
+            let isl = u64::from(run.plan.load.isl);
+            let whole = |lines: &mut dyn Iterator<Item = &IterationLine>| {
+                median(lines.filter(|l| l.n_ctx_tokens == isl && l.n_requests == 1).map(|l| seconds(l.took)).collect())
+            };
+            let real = whole(&mut run.observed.prefill.iter().map(|s| &s.line));
+            let virtual_ = whole(&mut simulated.logs.iter().filter(|l| l.phase == Phase::Prefill).flat_map(|l| &l.lines));
+            let steps = if is_lone(run) { real.zip(virtual_).map_or(0.0, |(real, virtual_)| real - virtual_) } else { 0.0 };
+            missing.push(measured - ttft - steps);
         }
     }
-    missing.sort_unstable_by(f64::total_cmp);
-    Ok(missing.get(missing.len() / 2).copied().unwrap_or(0.0).max(0.0))
+    Ok(median(missing).unwrap_or(0.0).max(0.0))
+}
+
+fn seconds(d: std::time::Duration) -> f64 {
+    d.as_secs_f64()
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }

@@ -33,6 +33,7 @@ mod prediction;
 mod programs;
 mod progress;
 mod recipe;
+mod replay;
 mod results;
 mod run_folder;
 mod run_reader;

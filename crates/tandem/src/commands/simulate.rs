@@ -18,21 +18,27 @@ use tandem_sim::virtual_time::{Calibration, Fault, Simulated, drive, setup, simu
 use super::prediction::model_for;
 use super::progress::say;
 use super::recipe::{load, plans_of};
+use super::replay::Replay;
 use super::results::Results;
 use super::run_folder::RunFolder;
 use crate::cli::SimulateArgs;
 use crate::exit::{Exit, Failure, OrExit};
 
 pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
-    let plans = plans_of(&load(&args.recipe)?)?;
+    let replay = args.replay.as_deref().map(Replay::read).transpose()?;
+    let plans = match &replay {
+        Some(replay) => vec![replay.plan.clone()],
+        None => plans_of(&load(&args.recipe)?)?,
+    };
     let calibration = args.calibration.as_deref().map(read_calibration).transpose()?;
     let faults = args.inject.iter().map(|text| text.parse::<Fault>()).collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
-    let arrivals = arrivals(args)?;
+    let arrivals = replay.as_ref().map_or_else(|| arrivals(args), |replay| Ok(Arrivals::Trace(replay.sent.clone())))?;
     let n_plans = plans.len();
     if calibration.is_none() && plans.iter().any(|plan| plan.engine == EngineKind::Cpu) {
         return Err(Failure::message(Exit::Usage, "the CPU engine has no costs until a run of it was calibrated")
             .with_hint("tandem run --out RUN, then tandem calibrate --from-run RUN --out FILE, then --calibration FILE"));
     }
+    let conditions = Conditions { calibration: calibration.as_ref(), faults: &faults, arrivals: &arrivals, replay: replay.as_ref() };
     for (i, plan) in plans.iter().enumerate() {
         let path = match &args.out {
             Some(out) if n_plans > 1 => out.join(format!("case-{}", i + 1)),
@@ -40,20 +46,21 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
             None => RunFolder::default_path(plan.load.isl, plan.load.osl),
         };
         let model = model_for(plan.model.config.clone(), &args.model, &[plan.hardware.gpu_type.name()])?;
-        simulate_plan(plan, &model, calibration.as_ref(), &faults, &arrivals, RunFolder::create(&path)?, args.strict)?;
+        simulate_plan(plan, &model, &conditions, RunFolder::create(&path)?, args.strict)?;
     }
     Ok(())
 }
 
-fn simulate_plan(
-    plan: &Plan,
-    model: &Model,
-    calibration: Option<&Calibration>,
-    faults: &[Fault],
-    arrivals: &Arrivals,
-    folder: RunFolder,
-    strict: bool,
-) -> Result<(), Failure> {
+/// Under what a plan is simulated.
+struct Conditions<'a> {
+    calibration: Option<&'a Calibration>,
+    faults: &'a [Fault],
+    arrivals: &'a Arrivals,
+    replay: Option<&'a Replay>,
+}
+
+fn simulate_plan(plan: &Plan, model: &Model, conditions: &Conditions<'_>, folder: RunFolder, strict: bool) -> Result<(), Failure> {
+    let Conditions { calibration, faults, arrivals, replay } = *conditions;
     folder.write("plan.json", serde_json::to_string_pretty(plan).or_exit(Exit::Bug)?.as_bytes())?;
     for (name, text) in render_configs(plan, &["simulated".to_owned()]) {
         folder.write(&name, text.as_bytes())?;
@@ -65,6 +72,9 @@ fn simulate_plan(
             return Err(Failure::message(Exit::Infeasible, "the plan lacks workers of a phase"));
         };
         what.faults = faults.to_vec();
+        if let Some(replay) = replay {
+            replay.apply(&mut what);
+        }
         let mut drive = drive(plan, *point, index);
         drive.arrivals = arrivals.clone();
         let mut simulated = run_virtual(&what, &drive).or_exit(Exit::Usage)?;
