@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tandem_wire::worker::KvTarget;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -100,21 +100,20 @@ impl KvSender {
         // The receiver lets the reservation expire at its deadline and says so; our own clock is for a receiver that is gone.
         let give_up = Instant::now() + Duration::from_millis(target.deadline_ms) + self.inner.timeouts.ack;
         let mut connections = self.inner.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = connections.get(&target.address).filter(|c| !c.is_closed()).cloned();
-        let mut connection = known.unwrap_or_else(|| self.connect(&mut connections, &target.address));
-        let mut admitted = connection.admit(ticket, extent, &alive, give_up);
-        if admitted.is_none() {
-            // It closed between the two looks.
-            connection = self.connect(&mut connections, &target.address);
-            admitted = connection.admit(ticket, extent, &alive, give_up);
+        let known = connections.get(&target.address).cloned();
+        let admitted =
+            known.and_then(|connection| connection.admit(ticket, extent, &alive, give_up).map(|admitted| (connection, admitted)));
+        let (connection, admitted) = admitted.unwrap_or_else(|| {
+            let (connection, commands) = self.connect(&mut connections, &target.address);
+            // Before it is served: a connection that cannot be made may have ended at once.
+            let admitted = connection.admit(ticket, extent, &alive, give_up) == Some(true);
+            self.serve(Arc::clone(&connection), commands);
+            (connection, admitted)
+        });
+        if !admitted {
+            return self.stillborn(ticket, "this ticket is being pushed already".to_owned());
         }
-        match admitted {
-            Some(true) => {
-                KvPush { ticket, extent, live: Some(Live { connection, alive, bytes_left: AtomicU64::new(extent.total_bytes()) }) }
-            }
-            Some(false) => self.stillborn(ticket, "this ticket is being pushed already".to_owned()),
-            None => self.stillborn(ticket, "the kv sender is shut down".to_owned()),
-        }
+        KvPush { ticket, extent, live: Some(Live { connection, alive, bytes_left: AtomicU64::new(extent.total_bytes()) }) }
     }
 
     /// Closes every connection, fails the open pushes and waits until all tasks have ended.
@@ -124,13 +123,17 @@ impl KvSender {
         self.inner.tasks.wait().await;
     }
 
-    fn connect(&self, connections: &mut HashMap<String, Arc<Connection>>, address: &str) -> Arc<Connection> {
-        let Inner { events, timeouts, runtime, tasks, cancel, .. } = &*self.inner;
+    /// A connection that is not served yet, and its commands.
+    fn connect(&self, connections: &mut HashMap<String, Arc<Connection>>, address: &str) -> (Arc<Connection>, UnboundedReceiver<Command>) {
         connections.retain(|_, c| !c.is_closed());
-        let (connection, commands) = Connection::new(address, *timeouts, events.clone());
-        tasks.spawn_on(Arc::clone(&connection).run(commands, cancel.clone()), runtime);
+        let (connection, commands) = Connection::new(address, self.inner.timeouts, self.inner.events.clone());
         connections.insert(address.to_owned(), Arc::clone(&connection));
-        connection
+        (connection, commands)
+    }
+
+    fn serve(&self, connection: Arc<Connection>, commands: UnboundedReceiver<Command>) {
+        let Inner { runtime, tasks, cancel, .. } = &*self.inner;
+        tasks.spawn_on(connection.run(commands, cancel.clone()), runtime);
     }
 
     fn stillborn(&self, ticket: u64, reason: String) -> KvPush {
