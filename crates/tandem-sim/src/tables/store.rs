@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use super::table::{Table, TableError};
 
-/// Software in the order in which it stands in for software without tables.
-const BACKENDS: [&str; 4] = ["trtllm", "sglang", "vllm", "nccl"];
 /// Tables that [`Set::add`] knows.
 const KNOWN: [&str; 10] = [
     "gemm_perf",
@@ -110,6 +108,9 @@ impl OperatorTables {
     /// The software of measurements of one's own, which count before those of the engine.
     pub const OWN: &'static str = "own";
 
+    /// Software with tables of its own, in the order in which it stands in for software without.
+    pub const BACKENDS: [&'static str; 4] = ["trtllm", "sglang", "vllm", "nccl"];
+
     /// Whether a table of that name is of an operator that the model has.
     #[must_use]
     pub fn knows(table: &str) -> bool {
@@ -137,7 +138,7 @@ impl OperatorTables {
     /// The sets for a GPU, those of the software's own kernels first.
     pub(super) fn of<'a>(&'a self, gpu: &'a str, stack: &'a str) -> impl Iterator<Item = &'a Set> {
         let own = if stack == "trt" { "trtllm" } else { stack };
-        let others = BACKENDS.into_iter().filter(move |b| *b != own);
+        let others = Self::BACKENDS.into_iter().filter(move |b| *b != own);
         [Self::OWN, own].into_iter().chain(others).filter_map(move |b| self.sets.get(&(gpu.to_owned(), b.to_owned())))
     }
 }

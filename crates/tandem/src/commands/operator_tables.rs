@@ -18,8 +18,6 @@ use tandem_sim::tables::{Column, OperatorTables, Table};
 
 use crate::exit::{Exit, Failure, OrExit};
 
-/// Software that folders are named after.
-const BACKENDS: [&str; 4] = ["trtllm", "sglang", "vllm", "nccl"];
 /// How tables say what they are of.
 const NAMES: &str = "folders are named <gpu>/<operator>/<software>/<version>, or the tables have a column `device`";
 /// Folders below a folder of tables, at most: a link back up would never end.
@@ -90,7 +88,7 @@ impl Place {
             let name = name.strip_suffix("_sxm").unwrap_or(&name);
             hardware::find(&shipped, name).map(|gpu| gpu.name.clone())
         };
-        let backend = folders.iter().rposition(|folder| BACKENDS.contains(folder));
+        let backend = folders.iter().rposition(|folder| OperatorTables::BACKENDS.contains(folder));
         Place {
             gpu: folders.iter().rev().find_map(|folder| gpu(folder)),
             backend: backend.map(|i| folders[i].to_owned()),
@@ -104,7 +102,7 @@ impl Place {
             Some(Column::Texts(values)) => values.first().map(|v| v.to_string()),
             _ => None,
         };
-        let software = || first("framework").map(|f| f.to_ascii_lowercase()).filter(|f| BACKENDS.contains(&f.as_str()));
+        let software = || first("framework").map(|f| f.to_ascii_lowercase()).filter(|f| OperatorTables::BACKENDS.contains(&f.as_str()));
         Some(Table {
             name: path.file_stem()?.to_str()?.to_owned(),
             gpu: self.gpu.or_else(|| device(&first("device")?))?,
