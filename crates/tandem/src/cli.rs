@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tandem_plan::GpuType;
 
+use crate::bench_args::BenchArgs;
 use crate::cli_doctor::{DoctorArgs, InstallArgs};
 use crate::cli_jobs::{
     CancelArgs, HistoryArgs, LogsArgs, OrchestrateArgs, RerunArgs, RetryArgs, StatusArgs, SubmitArgs, TryPortsArgs, WatchArgs,
@@ -101,6 +102,8 @@ pub(crate) enum Command {
     Explore(ExploreArgs),
     /// Fit the constants of the performance model to measured rows (CSV) or to runs
     Calibrate(CalibrateArgs),
+    /// Measure this machine for the performance model: what operators take on its GPU
+    Bench(BenchArgs),
     /// Serve the OpenAI API in front of the workers of a plan (one process of a deployment)
     Serve(ServeArgs),
     /// Compute for a frontend (one process of a deployment)

@@ -3,6 +3,7 @@
 //! Reading order: `cli` (flags), `commands` (one file each), `exit` (codes and failures).
 //! Standard output carries results only; everything else goes to standard error.
 
+mod bench_args;
 mod cli;
 mod cli_doctor;
 mod cli_jobs;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         Command::Evaluate(args) => commands::evaluate::evaluate(&args),
         Command::Explore(args) => commands::explore::explore(args),
         Command::Calibrate(args) => commands::calibrate::calibrate(&args),
+        Command::Bench(args) => commands::bench::bench(&args),
         Command::Serve(args) => commands::serve::serve(args),
         Command::Worker(args) => commands::worker::worker(args),
     };

@@ -13,7 +13,7 @@ use crate::workspace::{Package, Workspace};
 pub(super) const LAST_PURE_TIER: u8 = 2;
 
 /// Every crate and its tier.
-const TIERS: [(&str, u8); 20] = [
+const TIERS: [(&str, u8); 21] = [
     ("tandem-plan", 0),
     ("tandem-recipe", 1),
     ("tandem-sched", 1),
@@ -26,6 +26,7 @@ const TIERS: [(&str, u8); 20] = [
     ("tandem-report", 2),
     ("tandem-engine", 3),
     ("tandem-kv", 3),
+    ("tandem-cuda", 3),
     // A crate of its own because it isolates a heavy dependency, and because its two users, the
     // frontend and the load generator, must not see each other.
     ("tandem-tokenizer", 3),

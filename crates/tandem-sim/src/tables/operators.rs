@@ -250,7 +250,9 @@ fn site(set: &Set, w: &Wanted<'_>, product: &Product) -> Option<(Site, BTreeSet<
 fn dense(set: &Set, w: &Wanted<'_>, phase: Phase) -> Option<Operator<Curve>> {
     let heads = count(f64::from(w.config.num_attention_heads) / w.shape.head_split());
     let attention = if w.shape.weights == WeightDtype::Fp8 { Format::Fp8 } else { Format::Bf16 };
-    let absorbed = set.absorbed.get(&(attention, heads)).filter(|_| phase == Phase::Decode);
+    // Engines that keep these two in BF16 are measured so.
+    let measured = |format| set.absorbed.get(&(format, heads));
+    let absorbed = measured(attention).or_else(|| measured(Format::Bf16)).filter(|_| phase == Phase::Decode);
     let mut products = products(w, phase);
     if absorbed.is_some() {
         products.retain(|p| !p.absorbed);
@@ -280,12 +282,17 @@ fn dense(set: &Set, w: &Wanted<'_>, phase: Phase) -> Option<Operator<Curve>> {
 
 fn attention(measured: &BTreeMap<(bool, u32, u32), Series>, w: &Wanted<'_>, phase: Phase) -> Option<Operator<Surface>> {
     let (f, s) = (w.facts, w.shape);
-    let fp8 = s.kv_value_bytes < 1.5;
     let heads = count(f64::from(w.config.num_attention_heads) / s.head_split());
-    let memory = f.kv_values * s.kv_value_bytes / s.gpu.hbm;
+    let has = |fp8: bool| measured.range((fp8, heads, 0)..=(fp8, heads, u32::MAX)).next().is_some();
+    let wanted = s.kv_value_bytes < 1.5;
+    let fp8 = if has(wanted) { wanted } else { !wanted };
+    // Prompts do not read the cache. Decode does: where only the other format was measured, its times are taken as they are, since a
+    // kernel that reads the smaller format is not faster in proportion.
+    let stands_in = fp8 != wanted && phase != Phase::Prefill;
+    let rate = if stands_in && !fp8 { s.gpu.bf16 } else { s.attention_rate() };
     let (memory, each) = match phase {
         Phase::Prefill => (0.0, f.prefill_pair_flops / s.head_split() / s.gpu.bf16),
-        _ => (memory, f.decode_pair_flops / s.head_split() / s.attention_rate()),
+        _ => (f.kv_values * if fp8 { 1.0 } else { 2.0 } / s.gpu.hbm, f.decode_pair_flops / s.head_split() / rate),
     };
     let bound = |batch: f64, length: f64| match phase {
         Phase::Prefill => each * batch * length * length / 2.0,
@@ -299,7 +306,11 @@ fn attention(measured: &BTreeMap<(bool, u32, u32), Series>, w: &Wanted<'_>, phas
         Some((batch, Curve::new(points)?))
     });
     let factor = Surface::new(rows)?;
-    Some(Operator { factor, memory: f.layers * memory, each: f.layers * each, shape: Hit::Exact, source })
+    if stands_in {
+        source += if fp8 { " (FP8 cache)" } else { " (BF16 cache)" };
+    }
+    let shape = if stands_in { Hit::Extrapolated } else { Hit::Exact };
+    Some(Operator { factor, memory: f.layers * memory, each: f.layers * each, shape, source })
 }
 
 /// Routed experts: skewed over ranks as measured, even where a balancer has spare slots.

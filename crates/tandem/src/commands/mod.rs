@@ -1,5 +1,6 @@
 //! One file a command: flags in, work done, a failure with its exit code out.
 
+pub(crate) mod bench;
 pub(crate) mod calibrate;
 mod calibrate_engine;
 pub(crate) mod cancel;

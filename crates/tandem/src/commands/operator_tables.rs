@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use tandem_sim::hardware;
+use tandem_sim::hardware::{self, GpuSpec};
 use tandem_sim::tables::{Column, OperatorTables, Table};
 
 use crate::exit::{Exit, Failure, OrExit};
@@ -105,7 +105,7 @@ impl Place {
         let software = || first("framework").map(|f| f.to_ascii_lowercase()).filter(|f| OperatorTables::BACKENDS.contains(&f.as_str()));
         Some(Table {
             name: path.file_stem()?.to_str()?.to_owned(),
-            gpu: self.gpu.or_else(|| device(&first("device")?))?,
+            gpu: self.gpu.or_else(|| Some(gpu_of_device(&first("device")?)?.name))?,
             backend: self.backend.or_else(software).unwrap_or_else(|| OperatorTables::OWN.to_owned()),
             version: self.version.or_else(|| first("version")).unwrap_or_default(),
             n_rows,
@@ -115,9 +115,9 @@ impl Place {
 }
 
 /// The GPU of a driver's name, e.g. `NVIDIA H100 80GB HBM3`.
-fn device(name: &str) -> Option<String> {
+pub(super) fn gpu_of_device(name: &str) -> Option<GpuSpec> {
     let words: Vec<String> = name.split_whitespace().map(str::to_ascii_lowercase).collect();
-    hardware::shipped().into_iter().map(|gpu| gpu.name).find(|gpu| words.contains(gpu))
+    hardware::shipped().into_iter().find(|gpu| words.contains(&gpu.name))
 }
 
 fn read_csv(path: &Path) -> anyhow::Result<(usize, Columns)> {
