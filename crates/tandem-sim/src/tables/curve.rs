@@ -65,9 +65,9 @@ impl Surface {
         (!rows.is_empty()).then_some(Surface(rows))
     }
 
-    /// The logarithm of the factor for `batch` sequences of `length`.
+    /// The logarithm of the factor for `batch` sequences of `length`; a part of a sequence (a chunk of a prompt) counts as one.
     pub(super) fn ln_at(&self, batch: f64, length: f64) -> (f64, Hit) {
-        let (b, x) = (batch.max(f64::MIN_POSITIVE).ln(), length.max(1.0).ln());
+        let (b, x) = (batch.max(1.0).ln(), length.max(1.0).ln());
         let above = self.0.partition_point(|(row, _)| *row < b - SAME);
         let row = |i: usize| self.0[i].1.ln_at(x);
         match self.0.get(above) {
@@ -115,6 +115,7 @@ mod tests {
         assert!((ln.exp() - 4.0).abs() < 1e-9);
         assert_eq!(hit, Hit::Interpolated);
         assert_eq!(surface.ln_at(64.0, 10.0), (8.0_f64.ln(), Hit::Extrapolated));
+        assert_eq!(surface.ln_at(0.25, 10.0), (2.0_f64.ln(), Hit::Exact));
         assert_eq!(surface.ln_at(1.0, 1e5), (2.0_f64.ln(), Hit::Extrapolated));
     }
 }
