@@ -14,7 +14,7 @@ use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Pool, Scenario};
 use tandem_sim::screen::{Bound, Estimate, screen};
 use tandem_sim::virtual_time::{
-    Acceptance, Drive, Flow, Gap, LinearCosts, Link, Overheads, Setup, Simulated, StepCosts, WorkerSetup, simulate as run_virtual,
+    Acceptance, Drive, Flow, Gap, Late, LinearCosts, Link, Overheads, Setup, Simulated, StepCosts, WorkerSetup, simulate as run_virtual,
 };
 
 /// Deployments drawn for each law.
@@ -267,7 +267,15 @@ fn draw_setup(rng: &mut impl Rng) -> (Setup, Drive) {
         routing: pick(rng, &[Routing::LeastLoaded, Routing::RoundRobin]),
         max_inflight: 1000,
         flow: pick(rng, &[Flow::ReserveFirst, Flow::PrefillFirst]),
-        overheads: Overheads { request_s: 1e-3, hop_s: 1e-4, dispatch_s: 0.0, prefill_gap: gap, decode_gap: gap, commit_s: 1e-4 },
+        overheads: Overheads {
+            request_s: 1e-3,
+            hop_s: 1e-4,
+            late: Late::default(),
+            dispatch_s: 0.0,
+            prefill_gap: gap,
+            decode_gap: gap,
+            commit_s: 1e-4,
+        },
         link: Link { bytes_per_token: 1000.0, bandwidth: 1e9, latency_s: 1e-4, overlap: 0.5 },
         acceptance: Acceptance(0.0),
         faults: Vec::new(),
