@@ -37,7 +37,7 @@ MODELED = ["ENGINE=modeled", "MODELED_STEP_US=8000", "MODELED_PREFILL_TOKEN_US=1
 CPU = ["NCTX=1", "NGEN=1"]
 PLANS = {
     "modeled": [
-        ("one request", MODELED + ["CONCURRENCY=1"]),
+        ("one request", MODELED + ["CONCURRENCY=1", "MULTI_ROUND=24"]),
         ("as many as slots", MODELED + ["CONCURRENCY=8"]),
         ("more than slots", MODELED + ["CONCURRENCY=12"]),
         ("two decode servers", MODELED + ["CONCURRENCY=12", "NGEN=2"]),
