@@ -153,6 +153,10 @@ fn the_live_page_in_a_browser() {
         slide("NCTX", 0);
         assert!(text("verdict").contains("Fits, on 20 GPUs") && text("figures") != before, "{}", text("verdict"));
         assert!(text("kept-table").contains("NCTX=6"), "{}", text("kept-table"));
+        // Its buttons can be reached without scrolling the table.
+        let hidden = "return [...document.querySelectorAll('#kept-table button')].filter((b) => \
+                      b.getBoundingClientRect().right > b.closest('.wide').getBoundingClientRect().right).length";
+        assert_eq!(browser.eval(hidden), 0, "{}", view.name);
         assert!(text("command").contains("--set NCTX=3"), "{}", text("command"));
         look(&browser, "live", view, 1);
     }

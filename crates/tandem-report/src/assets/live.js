@@ -92,6 +92,11 @@
     kept.forEach((k, i) => {
       const tr = html("tr"), p = k.answer.prediction;
       tr.append(html("th", String(i + 1)));
+      const buttons = html("td"), back = html("button", "Show"), drop = html("button", "Remove");
+      back.addEventListener("click", () => { set(k.knobs); ask(); });
+      drop.addEventListener("click", () => { kept.splice(i, 1); remember(); compare(); draw(); });
+      buttons.append(back, drop);
+      tr.append(buttons);
       const cells = p ? [[p.tokens_per_gpu, 1, "tokens_per_gpu"], [p.tokens_per_user, 1, "tokens_per_user"], [p.tpot_s, 1e3, "tpot_s"], [p.ttft_median_s, 1, "ttft_median_s"]] : [];
       for (const [value, scale, name] of cells) {
         const change = now && now[name].value > 0 ? 100 * (value.value / now[name].value - 1) : 0;
@@ -108,14 +113,9 @@
       const theirs = (name) => (name in k.knobs ? k.knobs[name] : initial(name));
       const differs = names.filter((name) => theirs(name) !== all[name]).map((name) => `${name}=${theirs(name)}`);
       tr.append(html("td", differs.length ? differs.join(" ") : "as now", "knobs"));
-      const td = html("td"), back = html("button", "Show"), drop = html("button", "Remove");
-      back.addEventListener("click", () => { set(k.knobs); ask(); });
-      drop.addEventListener("click", () => { kept.splice(i, 1); remember(); compare(); draw(); });
-      td.append(back, drop);
-      tr.append(td);
       body.append(tr);
     });
-    $("kept-table").replaceChildren(head(["", "tokens/s/GPU", "tokens/s/user", "ms TPOT", "s TTFT", "GPUs", "knobs that differ from now", ""]), body);
+    $("kept-table").replaceChildren(head(["", "", "tokens/s/GPU", "tokens/s/user", "ms TPOT", "s TTFT", "GPUs", "knobs that differ from now"]), body);
   };
 
   const show = (answer) => {

@@ -1,9 +1,7 @@
 //! Reads iteration lines: what each engine step held and how long it took.
 //!
 //! The lines have TensorRT-LLM's form. Tandem's own workers add when a step began; steps of other engines are placed by their number. A
-//! phase's file holds worker after worker; a step number that does not grow begins the next one.
-
-use std::ops::Range;
+//! phase's file holds worker after worker, of each the ranks in turn; a step number that does not grow on its rank begins the next worker.
 
 /// One engine step.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,15 +17,25 @@ pub(crate) struct EngineStep {
     pub(crate) begin_s: Option<f64>,
 }
 
-/// The steps of all workers of a phase.
+/// The steps of all workers of a phase, by worker and rank.
 #[derive(Debug, Clone, Default)]
 pub struct PhaseLog {
-    steps: Vec<EngineStep>,
-    /// Index of each worker's first step.
-    starts: Vec<usize>,
-    last_iter: Option<u64>,
+    ranks: Vec<RankSteps>,
+    n_workers: usize,
+    /// Where the ranks of the worker begin whose lines are being read.
+    current: usize,
     /// Lines that look like iteration lines and are none.
     pub(crate) n_unreadable: usize,
+}
+
+/// The steps of one rank of a worker.
+#[derive(Debug, Clone)]
+pub(crate) struct RankSteps {
+    /// From 1, in the order of the log.
+    pub(crate) worker: usize,
+    pub(crate) rank: u64,
+    pub(crate) steps: Vec<EngineStep>,
+    last_iter: u64,
 }
 
 impl PhaseLog {
@@ -46,32 +54,40 @@ impl PhaseLog {
             self.n_unreadable += 1;
             return;
         };
-        if self.last_iter.is_none_or(|last| iter <= last) {
-            self.starts.push(self.steps.len());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank's number; nonsense saturates")]
+        let rank = number_after(line, " rank = ").unwrap_or(0.0) as u64;
+        let known = self.ranks[self.current..].iter_mut().find(|r| r.rank == rank);
+        if let Some(known) = known.filter(|r| iter > r.last_iter) {
+            known.last_iter = iter;
+            known.steps.push(step);
+            return;
         }
-        self.last_iter = Some(iter);
-        self.steps.push(step);
+        if self.n_workers == 0 || self.ranks[self.current..].iter().any(|r| r.rank == rank) {
+            self.n_workers += 1;
+            self.current = self.ranks.len();
+        }
+        self.ranks.push(RankSteps { worker: self.n_workers, rank, steps: vec![step], last_iter: iter });
     }
 
     pub(crate) fn n_steps(&self) -> usize {
-        self.steps.len()
+        self.ranks.iter().map(|r| r.steps.len()).sum()
+    }
+
+    pub(crate) fn n_workers(&self) -> usize {
+        self.n_workers
     }
 
     /// First begin and last end of a step, seconds; none unless every line says when its step began.
     pub(crate) fn span_s(&self) -> Option<(f64, f64)> {
-        self.steps.iter().try_fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), step| {
+        self.ranks.iter().flat_map(|r| &r.steps).try_fold((f64::INFINITY, f64::NEG_INFINITY), |(from, to), step| {
             let begin = step.begin_s?;
             Some((f64::min(from, begin), f64::max(to, begin + step.took_ms.unwrap_or(0.0) / 1e3)))
         })
     }
 
-    /// The steps of each worker.
-    pub(crate) fn workers(&self) -> impl ExactSizeIterator<Item = &[EngineStep]> {
-        (0..self.starts.len()).map(|i| &self.steps[self.range(i)])
-    }
-
-    fn range(&self, worker: usize) -> Range<usize> {
-        self.starts[worker]..self.starts.get(worker + 1).copied().unwrap_or(self.steps.len())
+    /// The steps of each rank of each worker.
+    pub(crate) fn ranks(&self) -> &[RankSteps] {
+        &self.ranks
     }
 }
 
@@ -126,7 +142,7 @@ mod tests {
         log.push_line(&line(1));
         let step =
             EngineStep { n_requests: 2, n_ctx_tokens: 128, n_gen_tokens: 4, took_ms: Some(3.214), kv_used: Some(0.4), begin_s: None };
-        assert_eq!(log.workers().next().unwrap(), [step]);
+        assert_eq!(log.ranks()[0].steps, [step]);
         assert_eq!(log.span_s(), None);
         let mut timed = PhaseLog::new();
         timed.push_line(&(line(1) + ", begin = 1764000000.25, num_attended = 3"));
@@ -139,7 +155,20 @@ mod tests {
     fn a_smaller_step_number_begins_the_next_worker() {
         let mut log = PhaseLog::new();
         [1, 2, 3, 1, 2, 2].iter().for_each(|&iter| log.push_line(&line(iter)));
-        assert_eq!(log.workers().map(<[EngineStep]>::len).collect::<Vec<_>>(), [3, 2, 1]);
+        assert_eq!(log.ranks().iter().map(|r| (r.worker, r.steps.len())).collect::<Vec<_>>(), [(1, 3), (2, 2), (3, 1)]);
+    }
+
+    #[test]
+    fn ranks_of_a_worker_are_told_apart() {
+        let mut log = PhaseLog::new();
+        for worker in [2, 3] {
+            for (iter, rank) in (1..=worker).flat_map(|iter| [0, 1].map(|rank| (iter, rank))) {
+                log.push_line(&line(iter).replace("rank = 0", &format!("rank = {rank}")));
+            }
+        }
+        let found: Vec<_> = log.ranks().iter().map(|r| (r.worker, r.rank, r.steps.len())).collect();
+        assert_eq!(found, [(1, 0, 2), (1, 1, 2), (2, 0, 3), (2, 1, 3)]);
+        assert_eq!((log.n_workers(), log.n_steps()), (2, 10));
     }
 
     #[test]
@@ -155,7 +184,7 @@ mod tests {
     fn an_engine_that_says_less_is_read_as_far_as_it_goes() {
         let mut log = PhaseLog::new();
         log.push_line("iter = 7, states = {'num_ctx_requests': 0, 'num_ctx_tokens': 0, 'num_generation_tokens': 9}");
-        let step = log.workers().next().unwrap()[0];
+        let step = log.ranks()[0].steps[0];
         assert_eq!((step.n_gen_tokens, step.took_ms, step.kv_used), (9, None, None));
     }
 }

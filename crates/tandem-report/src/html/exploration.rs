@@ -66,7 +66,7 @@ pub struct ExploreTable {
     pub note: String,
     /// Names of the columns.
     pub head: Vec<String>,
-    /// The cells; a cell that begins like a number is set like one.
+    /// The cells; a cell that is a number is set like one.
     pub rows: Vec<Vec<String>>,
 }
 
@@ -144,10 +144,10 @@ fn knobs(p: &ExplorePoint) -> Option<KnobSource> {
 }
 
 fn cell(text: &str) -> Cell {
-    let is_number = text.trim_start_matches(['+', '-', '−']).starts_with(|c: char| c.is_ascii_digit());
+    let is_number = text.trim_start_matches(['+', '-', '−']).trim_end_matches([' ', '%']).parse::<f64>().is_ok();
     // The first column heads its row and is set as text: it must not break.
     match text.chars().count() {
-        _ if is_number && !text.contains(" to ") => Cell::figure(text),
+        _ if is_number => Cell::figure(text),
         0..=28 => Cell::label(text),
         _ => Cell::text(text),
     }

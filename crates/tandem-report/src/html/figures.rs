@@ -5,7 +5,7 @@ use tandem_plan::Phase;
 use super::parts::{Cell, Page, Table};
 use crate::chart::{Axis, Curve, Line, LineChart, QuantileChart, Shade, WaterfallChart, quantiles_of};
 use crate::compare::Comparison;
-use crate::data::iterations::{EngineStep, PhaseLog};
+use crate::data::iterations::{EngineStep, PhaseLog, RankSteps};
 use crate::data::run::Run;
 use crate::data::{Bins, Digest, RequestMetric, TokenStamps};
 use crate::numbers::{count, number};
@@ -239,23 +239,23 @@ fn step_chart(
     span: Option<(f64, f64)>,
     value: impl Fn(&EngineStep) -> Option<f64> + Copy,
 ) {
-    let longest = log.workers().map(<[EngineStep]>::len).max().unwrap_or(0);
+    let longest = log.ranks().iter().map(|r| r.steps.len()).max().unwrap_or(0);
     let n_bins = longest.clamp(1, N_STEP_BINS[usize::from(page.is_crowded)]);
     let along = span.map_or(Places::Number(longest as f64), |(from, to)| Places::Time(from, to));
     let range = along.range();
-    let workers: Vec<&[EngineStep]> = log.workers().collect();
-    let is_single_line = workers.len() == 1 || workers.len() > MAX_WORKER_LINES;
+    let ranks = log.ranks();
+    let is_single_line = ranks.len() == 1 || ranks.len() > MAX_WORKER_LINES;
     let series: Vec<Vec<StepBin>> = if is_single_line {
-        vec![binned(&workers, n_bins, along, value)]
+        vec![binned(ranks, n_bins, along, value)]
     } else {
-        workers.iter().map(|w| binned(&[w], n_bins, along, value)).collect()
+        ranks.iter().map(|rank| binned(std::slice::from_ref(rank), n_bins, along, value)).collect()
     };
     if series.iter().flatten().all(Option::is_none) {
         return;
     }
     let places = Bins::new(range.0, range.1, n_bins).centres();
     let line = |(i, bins): (usize, &Vec<StepBin>)| Line {
-        name: if is_single_line { unit.to_owned() } else { format!("worker {}", i + 1) },
+        name: if is_single_line { unit.to_owned() } else { rank_name(log, &ranks[i]) },
         colour: i,
         values: bins.iter().map(|bin| bin.map(|(mean, ..)| mean)).collect(),
         band: is_single_line.then(|| bins.iter().map(|bin| bin.map(|(_, low, high)| (low, high))).collect()),
@@ -263,7 +263,7 @@ fn step_chart(
     let band = if is_single_line { " The band goes from the smallest to the largest value." } else { "" };
     let chart = LineChart {
         title: title.to_owned(),
-        about: format!("{} steps of {} workers, mean of {n_bins} bins.{band}", count(log.n_steps() as u64), workers.len()),
+        about: format!("{} steps of {}, mean of {n_bins} bins.{band}", count(log.n_steps() as u64), makers(log)),
         x: Axis { label: if span.is_some() { "s" } else { "step" } },
         y: Axis { label: unit },
         range,
@@ -271,14 +271,26 @@ fn step_chart(
         lines: series.iter().enumerate().map(line).collect(),
         shade: None,
     };
-    page.figure(&chart.draw(), Some(&step_table(&workers, unit, value)));
+    page.figure(&chart.draw(), Some(&step_table(log, unit, value)));
 }
 
-fn binned(workers: &[&[EngineStep]], n_bins: usize, along: Places, value: impl Fn(&EngineStep) -> Option<f64>) -> Vec<StepBin> {
+/// Whose steps a log has.
+fn makers(log: &PhaseLog) -> String {
+    let (workers, ranks) = (log.n_workers(), log.ranks().len());
+    let s = if workers == 1 { "" } else { "s" };
+    if workers == ranks { format!("{workers} worker{s}") } else { format!("{ranks} ranks of {workers} worker{s}") }
+}
+
+fn rank_name(log: &PhaseLog, rank: &RankSteps) -> String {
+    let name = format!("worker {}", rank.worker);
+    if log.n_workers() == log.ranks().len() { name } else { format!("{name}, rank {}", rank.rank) }
+}
+
+fn binned(ranks: &[RankSteps], n_bins: usize, along: Places, value: impl Fn(&EngineStep) -> Option<f64>) -> Vec<StepBin> {
     let range = along.range();
     let bins = Bins::new(range.0, range.1, n_bins);
     let mut found: Vec<Option<(f64, f64, f64, u64)>> = vec![None; n_bins];
-    for (i, step) in workers.iter().flat_map(|steps| steps.iter().enumerate()) {
+    for (i, step) in ranks.iter().flat_map(|rank| rank.steps.iter().enumerate()) {
         if let Some(v) = value(step) {
             let bin = bins.index(along.of(i, step));
             let (sum, low, high, n) = found[bin].unwrap_or((0.0, v, v, 0));
@@ -288,9 +300,9 @@ fn binned(workers: &[&[EngineStep]], n_bins: usize, along: Places, value: impl F
     found.into_iter().map(|bin| bin.map(|(sum, low, high, n)| (sum / n as f64, low, high))).collect()
 }
 
-fn step_table(workers: &[&[EngineStep]], unit: &str, value: impl Fn(&EngineStep) -> Option<f64>) -> Table {
-    let row = |(i, steps): (usize, &&[EngineStep])| {
-        let mut values: Vec<f64> = steps.iter().filter_map(&value).collect();
+fn step_table(log: &PhaseLog, unit: &str, value: impl Fn(&EngineStep) -> Option<f64>) -> Table {
+    let row = |name: &str, ranks: &[RankSteps]| {
+        let mut values: Vec<f64> = ranks.iter().flat_map(|rank| &rank.steps).filter_map(&value).collect();
         values.sort_unstable_by(f64::total_cmp);
         let at = |share: f64| {
             let last = values.len().checked_sub(1)?;
@@ -300,8 +312,15 @@ fn step_table(workers: &[&[EngineStep]], unit: &str, value: impl Fn(&EngineStep)
         };
         let mean = (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
         let cells = [mean, at(0.0), at(0.5), at(0.99), at(1.0)].map(Cell::number);
-        [Cell::text(&format!("worker {}", i + 1)), Cell::figure(&count(steps.len() as u64))].into_iter().chain(cells).collect()
+        let n: usize = ranks.iter().map(|rank| rank.steps.len()).sum();
+        [Cell::text(name), Cell::figure(&count(n as u64))].into_iter().chain(cells).collect()
     };
     let head = ["", "steps", "mean", "min", "p50", "p99", "max"].map(str::to_owned).into();
-    Table { caption: format!("in {unit}"), head, rows: workers.iter().enumerate().map(row).collect() }
+    let ranks = log.ranks();
+    let mut rows: Vec<Vec<Cell>> =
+        ranks.iter().take(MAX_TABLE_ROWS).map(|rank| row(&rank_name(log, rank), std::slice::from_ref(rank))).collect();
+    if ranks.len() > MAX_TABLE_ROWS {
+        rows.push(row(&format!("all {}", makers(log)), ranks));
+    }
+    Table { caption: format!("in {unit}"), head, rows }
 }

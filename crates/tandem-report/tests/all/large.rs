@@ -36,6 +36,26 @@ fn log(n_steps: u64) -> PhaseLog {
     log
 }
 
+/// Ranks under attention data parallelism write their lines in turn: they are no workers of their own.
+#[test]
+fn a_page_of_many_ranks_is_small_and_says_how_many_there_are() {
+    let mut log = PhaseLog::new();
+    for worker in 0..6 {
+        for (i, rank) in (1..=4000).flat_map(|i| (0..8).map(move |rank| (i, rank))) {
+            log.push_line(&format!(
+                "iter = {i}, rank = {rank}, host_step_time = 8.{worker}ms, num_scheduled_requests: {rank}, states = {{'num_ctx_requests': 0, \
+                 'num_ctx_tokens': 0, 'num_generation_tokens': {rank}}}, begin = {i}.5"
+            ));
+        }
+    }
+    let mut run = Run::new("a", "a", &result().to_string()).unwrap();
+    run.set_log(Phase::Decode, log);
+    let page = page(&[run]);
+    assert!(page.len() < MAX_BYTES / 4, "{} bytes", page.len());
+    assert!(page.contains("192,000 steps of 48 ranks of 6 workers"), "the description counts them");
+    assert!(page.contains("worker 1, rank 0") && page.contains("all 48 ranks of 6 workers") && !page.contains("worker 7"));
+}
+
 #[test]
 fn a_page_of_many_large_runs_is_below_two_megabytes() {
     let mut wide = result();
