@@ -132,7 +132,7 @@ impl Logs {
                 }
             };
             let last = known.lines.iter().map(|line| line.iter).max().unwrap_or(0);
-            let later = log.lines.iter().map(|line| IterationLine { iter: line.iter + last, begin: line.begin + began, ..line.clone() });
+            let later = log.lines.iter().map(|line| IterationLine { iter: line.iter + last, begin: line.begin + began, ..*line });
             known.lines.extend(later);
         }
     }
