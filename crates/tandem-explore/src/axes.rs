@@ -3,7 +3,7 @@
 //! `A,B,C` is a list; `LO..HI` every whole number, `LO..HI:STEP` every STEP-th, `LO..HI:xF` each F times the one before; pieces can be
 //! mixed. An expression of other knobs makes a derived knob: `CONCURRENCY=GEN_MAX_BATCH_SIZE*GEN_WORLD_SIZE`.
 
-use tandem_recipe::value::ValueError;
+use tandem_recipe::value::{Kind, ValueError};
 use tandem_recipe::{Knob, Value};
 use thiserror::Error;
 
@@ -139,8 +139,9 @@ fn range(knob: &'static Knob, piece: &str) -> Result<Vec<String>, AxisError> {
         if texts.len() == MAX_VALUES {
             return Err(wrong());
         }
-        // Twelve digits: 0.1 + 0.2 is 0.3.
-        let rounded = (x * 1e12).round() / 1e12;
+        // Twelve digits: 0.1 + 0.2 is 0.3. Factors need not meet whole numbers: the nearest one is meant.
+        let is_whole = factor > 1.0 && matches!(knob.kind, Kind::Int { .. });
+        let rounded = if is_whole { x.round() } else { (x * 1e12).round() / 1e12 };
         texts.push(rounded.to_string());
         #[expect(clippy::cast_precision_loss, reason = "at most ten thousand")]
         let n = texts.len() as f64;
@@ -164,6 +165,8 @@ mod tests {
         assert_eq!(one("NCTX=1..4"), ["1", "2", "3", "4"]);
         assert_eq!(one("NCTX=1..9:4,16"), ["1", "5", "9", "16"]);
         assert_eq!(one("CONCURRENCY=64..1024:x2"), ["64", "128", "256", "512", "1024"]);
+        assert_eq!(one("CONCURRENCY=4..20:x1.5"), ["4", "6", "9", "14"]);
+        assert_eq!(one("NCTX=1..4:x1.2"), ["1", "2", "3", "4"], "each once");
         assert_eq!(one("GEN_GPU_MEMORY_FRACTION=0.7..0.9:0.1"), ["0.7", "0.8", "0.9"]);
         assert_eq!(one("GEN_ATTENTION_DP=true,false"), ["true", "false"]);
     }

@@ -23,6 +23,17 @@ pub fn pareto(points: &[Corner]) -> Vec<usize> {
     order
 }
 
+/// Relative difference below which two points are equally fast for a user: simulations of alike configurations differ by as much.
+const SAME: f64 = 0.002;
+
+/// Of a frontier (x descending, as [`pareto`] gives it) the points that are worth naming: without those that a point of clearly more
+/// tokens/s/GPU equals for the user.
+#[must_use]
+pub fn distinct(points: &[Corner], frontier: &[usize]) -> Vec<usize> {
+    let is_equalled = |k: usize| frontier.get(k + 1).is_some_and(|&next| points[next].x >= points[frontier[k]].x * (1.0 - SAME));
+    (0..frontier.len()).filter(|&k| !is_equalled(k)).map(|k| frontier[k]).collect()
+}
+
 /// The area that the points dominate, from the origin.
 #[must_use]
 pub fn hypervolume(points: &[Corner]) -> f64 {
@@ -55,6 +66,13 @@ mod tests {
     fn only_what_nothing_beats_is_on_the_frontier() {
         let points = corners(&[(1.0, 5.0), (2.0, 4.0), (1.5, 3.0), (3.0, 1.0), (2.0, 4.0), (3.0, 0.5)]);
         assert_eq!(pareto(&points), [3, 1, 0]);
+    }
+
+    #[test]
+    fn a_point_that_another_equals_for_the_user_is_not_named() {
+        let points = corners(&[(10.0, 5.0), (9.999, 8.0), (9.998, 9.0), (5.0, 12.0)]);
+        assert_eq!(distinct(&points, &pareto(&points)), [2, 3]);
+        assert_eq!(distinct(&points, &[]), [0; 0]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod space;
 
 pub use axes::{Axes, AxisError};
 pub use expression::{Expression, ExpressionError, Operand};
-pub use frontier::{Corner, hypervolume, pareto};
+pub use frontier::{Corner, distinct, hypervolume, pareto};
 pub use nearest::{nearest, nearest_simulated};
 pub use output::{csv, json, terminal};
 pub use plot::plot;

@@ -14,7 +14,7 @@ pub fn nearest(space: &mut Space, screening: &Screening) -> Option<String> {
     if let Some((_, point)) = screening.nearest_slo {
         let figures = point.figures();
         let missed = space.limits.slos.clone().into_iter().filter(|slo| slo.miss(&figures) > 1.0);
-        let relaxed: Vec<String> = missed.map(|slo| format!("--slo {}:{:.4}", slo.metric.name(), slo.value(&figures))).collect();
+        let relaxed: Vec<String> = missed.map(|slo| format!("--slo {}:{}", slo.metric.name(), slo.shown(&figures))).collect();
         let at = describe(space, point.index);
         return Some(format!("{} would be met by {at} ({} GPUs, {:.0} tokens/s/GPU)", relaxed.join(" "), point.gpus, point.per_gpu));
     }
@@ -39,7 +39,7 @@ pub fn nearest_simulated(simulated: &[Simulated], slos: &[Slo]) -> Option<String
     let point = simulated.iter().min_by(|a, b| worst(a).total_cmp(&worst(b)))?;
     let figures = point.figures();
     let missed = slos.iter().filter(|slo| slo.miss(&figures) > 1.0);
-    let relaxed: Vec<String> = missed.map(|slo| format!("--slo {}:{:.4}", slo.metric.name(), slo.value(&figures))).collect();
+    let relaxed: Vec<String> = missed.map(|slo| format!("--slo {}:{}", slo.metric.name(), slo.shown(&figures))).collect();
     let knobs: Vec<String> = point.knobs.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let at = if knobs.is_empty() { "the recipe".to_owned() } else { knobs.join(" ") };
     Some(format!("{} would be met by {at} ({} GPUs, {:.0} tokens/s/GPU)", relaxed.join(" "), point.screened.gpus, figures.per_gpu))

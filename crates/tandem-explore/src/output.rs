@@ -115,10 +115,9 @@ pub fn terminal(e: &Exploration) -> String {
     out += &table(&frontier, &[]);
     e.remarks().iter().for_each(|remark| out += &format!("  note: {remark}\n"));
     if !e.proposals.is_empty() {
-        out += "\nMeasure next (expected growth of the area under the frontier):\n";
+        out += "\nMeasure next (expected growth of the area under the frontier of what is measured):\n";
         let chosen: Vec<&Simulated> = e.proposals.iter().map(|p| &e.simulated[p.simulated]).collect();
-        let gains: Vec<String> = e.proposals.iter().map(|p| format!("+{:.1} %", p.gain * 100.0)).collect();
-        out += &table(&chosen, &gains);
+        out += &table(&chosen, &e.gains());
     }
     out
 }

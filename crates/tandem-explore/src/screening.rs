@@ -128,7 +128,7 @@ pub fn screen(space: &mut Space, pricer: &Pricer, read: ReadFile<'_>, range: Ran
         let worst = limits.slos.iter().map(|slo| (slo.miss(&figures), slo)).max_by(|a, b| a.0.total_cmp(&b.0));
         if let Some((miss, slo)) = worst.filter(|(miss, _)| *miss > 1.0) {
             screening.refuse(&format!("misses the SLO {}", slo.metric.name()), index, || {
-                format!("{} {:.4}; the limit is {}", slo.metric.name(), slo.value(&figures), slo.limit)
+                format!("{} {}; the limit is {}", slo.metric.name(), slo.shown(&figures), slo.limit)
             });
             if screening.nearest_slo.is_none_or(|(least, _)| miss < least) {
                 screening.nearest_slo = Some((miss, point));

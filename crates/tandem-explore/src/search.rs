@@ -9,7 +9,7 @@ use tandem_sim::predict::{Interval, Prediction};
 use tandem_sim::screen::Bound;
 use tandem_sim::virtual_time::Calibration;
 
-use crate::frontier::{Corner, gap, pareto};
+use crate::frontier::{Corner, distinct, gap, pareto};
 use crate::pricing::Pricer;
 use crate::propose::Proposal;
 use crate::screening::{Screened, Screening};
@@ -121,7 +121,8 @@ impl State {
         // FNV-1a: enough to notice other constants. The architecture is part of each plan.
         let costs = pricer.calibration.as_ref().map(Calibration::to_json);
         let tables = pricer.model.table_sources().join(" ");
-        let text = pricer.model.constants.to_json() + &costs.unwrap_or_default() + &tables;
+        let gpus = format!("{:?}", pricer.model.gpus());
+        let text = pricer.model.constants.to_json() + &costs.unwrap_or_default() + &tables + &gpus;
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
         State { model: format!("{} {hash:016x}", env!("CARGO_PKG_VERSION")), predictions: BTreeMap::new() }
     }
@@ -216,6 +217,8 @@ pub struct Exploration {
     pub measured: Vec<Measured>,
     /// What to measure next, best first.
     pub proposals: Vec<Proposal>,
+    /// What became of a search that was cut short; none for a whole one.
+    pub cut_short: Option<String>,
 }
 
 /// Judges simulated points by the SLOs and marks their frontier.
@@ -229,7 +232,7 @@ pub fn explored(mut simulated: Vec<Simulated>, limits: &Limits) -> Vec<Simulated
     simulated.sort_by(|a, b| b.corner().y.total_cmp(&a.corner().y).then_with(|| a.screened.index.cmp(&b.screened.index)));
     let able: Vec<usize> = (0..simulated.len()).filter(|&i| simulated[i].meets).collect();
     let corners: Vec<Corner> = able.iter().map(|&i| simulated[i].corner()).collect();
-    for i in pareto(&corners) {
+    for i in distinct(&corners, &pareto(&corners)) {
         simulated[able[i]].on_frontier = true;
     }
     simulated
@@ -262,7 +265,7 @@ impl Exploration {
     pub fn remarks(&self) -> Vec<String> {
         let frontier = self.frontier();
         let of = |n: usize| format!("{n} of the {} points of the frontier", frontier.len());
-        let mut remarks = Vec::new();
+        let mut remarks: Vec<String> = self.cut_short.iter().cloned().collect();
         let slow: Vec<f64> = frontier.iter().map(|p| p.prediction.ttft_median.value).filter(|&s| s > SLOW_TTFT_S).collect();
         let judged = self.slos.iter().any(|slo| matches!(slo.metric, SloMetric::Ttft | SloMetric::TtftP99));
         if !slow.is_empty() && !judged {
@@ -285,6 +288,16 @@ impl Exploration {
         frontier.iter().flat_map(|p| &p.prediction.extrapolates).for_each(|reason| *reasons.entry(reason.as_str()).or_insert(0) += 1);
         remarks.extend(reasons.into_iter().map(|(reason, n)| format!("extrapolated for {}: {reason}", of(n))));
         remarks
+    }
+
+    /// The expected gain of each proposal in words. While nothing is measured there is nothing that the first one could add to.
+    #[must_use]
+    pub fn gains(&self) -> Vec<String> {
+        let is_first = self.measured.iter().all(|m| m.is_simulated);
+        let text = |(i, p): (usize, &Proposal)| {
+            if is_first && i == 0 { "the first".to_owned() } else { format!("+{:.1} %", p.gain * 100.0) }
+        };
+        self.proposals.iter().enumerate().map(text).collect()
     }
 
     /// How many of the points that passed are limited by what.

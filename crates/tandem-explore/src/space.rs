@@ -62,6 +62,19 @@ pub(crate) struct Figures {
 }
 
 impl Slo {
+    /// The value of its metric with four significant digits, rounded to the side on which such a limit would be met.
+    pub(crate) fn shown(&self, f: &Figures) -> String {
+        let value = self.value(f);
+        if !value.is_finite() || value <= 0.0 {
+            return value.to_string();
+        }
+        let scale = 10f64.powf(3.0 - value.log10().floor());
+        let is_least = matches!(self.metric, SloMetric::TokensPerUser | SloMetric::TokensPerGpu);
+        let rounded = if is_least { (value * scale).floor() } else { (value * scale).ceil() } / scale;
+        // Nine digits hide what the division left over.
+        ((rounded * 1e9).round() / 1e9).to_string()
+    }
+
     /// By how much a point misses it, as a factor; 1 or less = met.
     pub(crate) fn miss(&self, f: &Figures) -> f64 {
         match self.metric {
@@ -153,6 +166,10 @@ impl Space {
             check_names(condition)?;
         }
         let variants: Vec<Variant> = gpus.iter().map(|&gpu| Variant::new(recipe, gpu, origin.clone())).collect();
+        // A word where a number should be, such as a knob in small letters, is a mistake at every point.
+        for condition in &limits.conditions {
+            condition.holds(&|name| operand(&variants[0], name))?;
+        }
         Ok(Space { originals: variants.clone(), variants, axes: all, derived, limits })
     }
 

@@ -24,6 +24,9 @@ pub enum WeightDtype {
     Fp8,
     /// 4-bit feed-forward weights with one FP8 scale per 16; attention, embedding, head, router and the MTP layer in BF16.
     Nvfp4,
+    /// As `Nvfp4`, but with the attention's output projection in 4 bits too, as later checkpoints have it.
+    #[serde(rename = "nvfp4-v2")]
+    Nvfp4V2,
     /// 2 bytes a weight.
     Bf16,
     /// 4 bytes a weight.
@@ -32,7 +35,7 @@ pub enum WeightDtype {
 
 impl WeightDtype {
     /// Every value, in the order that help texts list them.
-    pub const ALL: [WeightDtype; 4] = [WeightDtype::Fp8, WeightDtype::Nvfp4, WeightDtype::Bf16, WeightDtype::F32];
+    pub const ALL: [WeightDtype; 5] = [WeightDtype::Fp8, WeightDtype::Nvfp4, WeightDtype::Nvfp4V2, WeightDtype::Bf16, WeightDtype::F32];
 
     /// The lower-case name used in files and flags.
     #[must_use]
@@ -40,6 +43,7 @@ impl WeightDtype {
         match self {
             WeightDtype::Fp8 => "fp8",
             WeightDtype::Nvfp4 => "nvfp4",
+            WeightDtype::Nvfp4V2 => "nvfp4-v2",
             WeightDtype::Bf16 => "bf16",
             WeightDtype::F32 => "f32",
         }
@@ -49,9 +53,17 @@ impl WeightDtype {
     #[must_use]
     pub fn of_checkpoint(config: &ModelConfig) -> Self {
         match &config.quantization_config {
+            Some(q) if q.is_nvfp4() && q.leaves_output_projection() => WeightDtype::Nvfp4,
+            Some(q) if q.is_nvfp4() => WeightDtype::Nvfp4V2,
             Some(_) => WeightDtype::Fp8,
             None => WeightDtype::Bf16,
         }
+    }
+
+    /// Whether feed-forward weights have 4 bits.
+    #[must_use]
+    pub const fn is_nvfp4(self) -> bool {
+        matches!(self, WeightDtype::Nvfp4 | WeightDtype::Nvfp4V2)
     }
 }
 
@@ -103,6 +115,8 @@ enum Split {
 enum Storage {
     /// Quantised in FP8 checkpoints, BF16 in NVFP4 ones.
     Attention,
+    /// As `Attention`, but quantised in the second kind of NVFP4 checkpoints too.
+    AttentionOutput,
     /// Quantised in FP8 and NVFP4 checkpoints.
     FeedForward,
     /// BF16 in every quantised checkpoint.
@@ -155,8 +169,12 @@ impl Matrix {
         let n = self.rows * self.cols;
         let each = match (dtype, self.storage) {
             (WeightDtype::F32, _) | (_, Storage::Single) => 4 * n,
-            (WeightDtype::Fp8, Storage::Attention | Storage::FeedForward) => n + 4 * self.rows.div_ceil(128) * self.cols.div_ceil(128),
-            (WeightDtype::Nvfp4, Storage::FeedForward) => n.div_ceil(2) + n.div_ceil(16),
+            (WeightDtype::Fp8, Storage::Attention | Storage::AttentionOutput | Storage::FeedForward) => {
+                n + 4 * self.rows.div_ceil(128) * self.cols.div_ceil(128)
+            }
+            (WeightDtype::Nvfp4V2, Storage::AttentionOutput) | (WeightDtype::Nvfp4 | WeightDtype::Nvfp4V2, Storage::FeedForward) => {
+                n.div_ceil(2) + n.div_ceil(16)
+            }
             _ => 2 * n,
         };
         self.copies * each
@@ -194,7 +212,11 @@ impl Parameters {
     }
 
     fn add(&mut self, m: &Matrix) {
-        let slot = match m.part {
+        self.add_amount(m.part, m.n_weights());
+    }
+
+    fn add_amount(&mut self, part: Part, amount: u64) {
+        let slot = match part {
             Part::Embedding => &mut self.embedding,
             Part::Attention => &mut self.attention,
             Part::DenseFfn => &mut self.dense_ffn,
@@ -204,7 +226,22 @@ impl Parameters {
             Part::Norms => &mut self.norms,
             Part::Head => &mut self.head,
         };
-        *slot += m.n_weights();
+        *slot += amount;
+    }
+
+    /// Names and amounts of the parts of the main model.
+    #[must_use]
+    pub const fn parts(&self) -> [(&'static str, u64); 8] {
+        [
+            ("embedding", self.embedding),
+            ("attention", self.attention),
+            ("dense feed-forward", self.dense_ffn),
+            ("routed experts", self.routed_experts),
+            ("shared experts", self.shared_experts),
+            ("routers", self.router),
+            ("norms", self.norms),
+            ("head", self.head),
+        ]
     }
 }
 
@@ -222,6 +259,23 @@ pub fn parameters(config: &ModelConfig) -> Parameters {
         parameters.mtp += mtp_matrices(config, config.num_hidden_layers + mtp).iter().map(Matrix::n_weights).sum::<u64>();
     }
     parameters
+}
+
+/// Bytes of each part of a whole model in memory, the MTP layers under `mtp`.
+#[must_use]
+pub fn part_bytes(config: &ModelConfig, dtype: WeightDtype) -> Parameters {
+    let mut bytes = Parameters::default();
+    let mut add = |m: &Matrix| bytes.add_amount(m.part, m.bytes(dtype));
+    for layer in 0..config.num_hidden_layers {
+        layer_matrices(config, layer).iter().for_each(&mut add);
+    }
+    end_matrices(config).iter().for_each(&mut add);
+    // NVFP4 checkpoints exclude the MTP layer from quantisation.
+    let mtp_dtype = if dtype.is_nvfp4() { WeightDtype::Bf16 } else { dtype };
+    for mtp in 0..config.num_nextn_predict_layers {
+        bytes.mtp += mtp_matrices(config, config.num_hidden_layers + mtp).iter().map(|m| m.bytes(mtp_dtype)).sum::<u64>();
+    }
+    bytes
 }
 
 /// Weights that one token uses: the main model with `num_experts_per_tok` of the routed experts and without the embedding's other rows.
@@ -262,7 +316,7 @@ pub fn rank_weights(config: &ModelConfig, dtype: WeightDtype, layout: &ParallelL
     }
     if mtp {
         // NVFP4 checkpoints exclude the MTP layer from quantisation.
-        let dtype = if dtype == WeightDtype::Nvfp4 { WeightDtype::Bf16 } else { dtype };
+        let dtype = if dtype.is_nvfp4() { WeightDtype::Bf16 } else { dtype };
         for layer in 0..config.num_nextn_predict_layers {
             total += mtp_matrices(config, config.num_hidden_layers + layer).into_iter().map(|m| bytes(m, dtype)).sum::<u64>();
         }
@@ -346,7 +400,8 @@ fn attention_matrices(config: &ModelConfig) -> Vec<Matrix> {
         Some(rank) => vec![matrix(rank, hidden, Split::Whole), norm(rank), matrix(heads * (nope + rope), rank, Split::Rows)],
         None => vec![matrix(heads * (nope + rope), hidden, Split::Rows)],
     };
-    all.extend([matrix(kv_rank + rope, hidden, Split::Whole), norm(kv_rank), kv_b_matrix(config), matrix(hidden, heads * v, Split::Cols)]);
+    let output = Matrix { storage: Storage::AttentionOutput, ..matrix(hidden, heads * v, Split::Cols) };
+    all.extend([matrix(kv_rank + rope, hidden, Split::Whole), norm(kv_rank), kv_b_matrix(config), output]);
     all
 }
 

@@ -15,6 +15,8 @@ pub mod memory;
 pub mod model;
 pub mod plan;
 pub mod units;
+pub mod work;
+pub mod workspace;
 
 pub use facts::WeightDtype;
 pub use hardware::{GpuType, Hardware};

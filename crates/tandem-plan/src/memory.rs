@@ -4,6 +4,8 @@
 //! defines `free_gpu_memory_fraction`. Pipeline stages differ (the first holds the embedding and the dense layers, the
 //! last the head), and a sequence needs its blocks on all of them: the fullest stage binds and every stage gets its block count.
 //!
+//! What the workspace is made of is in `workspace`.
+//!
 //! Not here: measured memory (`tandem-telemetry`), or what to change (`tandem-recipe` names the knobs).
 
 use serde::{Deserialize, Serialize};
@@ -11,13 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::facts::{Loaded, WeightDtype, host_copies, kv_bytes_per_token, rank_weights};
 use crate::layout::ParallelLayout;
 use crate::model::ModelConfig;
-use crate::plan::{EngineKind, EngineLimits, KvDtype, MemoryBudget};
+use crate::plan::{EngineKind, EngineLimits, KvDtype, MemoryBudget, Phase};
 use crate::units::Bytes;
-
-/// CUDA context, libraries and communication buffers of a GPU rank.
-pub const GPU_RUNTIME: Bytes = Bytes(4_000_000_000);
-/// Activations and captured graphs of a GPU rank.
-pub const GPU_ACTIVATIONS: Bytes = Bytes(4_000_000_000);
+use crate::workspace::gpu_workspace;
+pub use crate::workspace::{GPU_RESERVE, GPU_RUNTIME, MoeBackend, Workspace};
 
 /// Everything that decides the memory of one worker's ranks.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +41,12 @@ pub struct MemoryQuestion<'a> {
     pub block_size: u32,
     /// Fraction of the free memory that the KV cache gets, above 0 and at most 1.
     pub memory_fraction: f64,
+    /// What the worker does.
+    pub phase: Phase,
+    /// How the engine computes routed experts.
+    pub moe_backend: MoeBackend,
+    /// Tokens that the KV transceiver can buffer.
+    pub transceiver_tokens: u32,
 }
 
 /// Whether a worker can run.
@@ -83,6 +88,8 @@ pub struct MemoryAnswer {
     pub n_blocks: u32,
     /// Blocks that one sequence of `max_seq_len` takes.
     pub blocks_per_sequence: u32,
+    /// Where the workspace goes.
+    pub workspace: Workspace,
     /// The budget of the binding stage's fullest rank.
     pub budget: MemoryBudget,
     /// Whether it fits.
@@ -92,7 +99,8 @@ pub struct MemoryAnswer {
 /// Works out where the memory of one rank goes.
 #[must_use]
 pub fn memory(q: &MemoryQuestion<'_>) -> MemoryAnswer {
-    let workspace = workspace(q);
+    let parts = workspace(q);
+    let workspace = parts.total();
     let stages: Vec<StageMemory> = (0..q.layout.pp).map(|stage| stage_memory(q, stage, workspace)).collect();
     let binding = (0..stages.len()).min_by_key(|&i| (stages[i].n_blocks, stages[i].free)).expect("a layout has at least one stage");
     let stage = stages[binding];
@@ -121,6 +129,7 @@ pub fn memory(q: &MemoryQuestion<'_>) -> MemoryAnswer {
         binding_stage: u32::try_from(binding).expect("stages are counted by a u32"),
         stages,
         blocks_per_sequence,
+        workspace: parts,
         budget,
         verdict,
     }
@@ -158,11 +167,14 @@ fn stage_memory(q: &MemoryQuestion<'_>, stage: u32, workspace: Bytes) -> StageMe
 }
 
 /// Memory that neither weights nor KV cache may use.
-fn workspace(q: &MemoryQuestion<'_>) -> Bytes {
+fn workspace(q: &MemoryQuestion<'_>) -> Workspace {
     match q.engine {
-        EngineKind::DynamoMocker | EngineKind::External => Bytes(0),
-        engine if engine.is_on_gpu() => Bytes(GPU_RUNTIME.0 + GPU_ACTIVATIONS.0),
-        _ => host_workspace(q.config, &q.limits),
+        EngineKind::DynamoMocker | EngineKind::External => Workspace::default(),
+        engine if engine.is_on_gpu() => {
+            let kv = (0..q.layout.pp).map(|stage| kv_bytes_per_token(q.config, q.kv_dtype, &q.layout, stage, q.loaded.mtp)).max();
+            gpu_workspace(q, kv.unwrap_or(0))
+        }
+        _ => Workspace { activations: host_workspace(q.config, &q.limits), ..Workspace::default() },
     }
 }
 

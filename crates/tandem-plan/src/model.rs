@@ -115,13 +115,36 @@ pub struct RopeScaling {
     pub mscale_all_dim: f64,
 }
 
-/// `quantization_config` of an FP8 checkpoint.
+/// `quantization_config` of an FP8 or NVFP4 checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuantizationConfig {
-    /// `fp8`.
+    /// `fp8`, or `modelopt` for NVFP4.
     pub quant_method: String,
-    /// Rows and columns that share a scale.
+    /// Rows and columns that share a scale, in FP8.
+    #[serde(default = "block")]
     pub weight_block_size: [u32; 2],
+    /// `NVFP4`, where a checkpoint states it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quant_algo: Option<String>,
+    /// Names of modules that are not quantised, `*` for anything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", alias = "exclude_modules")]
+    pub ignore: Vec<String>,
+}
+
+impl QuantizationConfig {
+    /// Whether its weights have 4 bits.
+    #[must_use]
+    pub fn is_nvfp4(&self) -> bool {
+        self.quant_algo.as_deref().is_some_and(|algo| algo.eq_ignore_ascii_case("nvfp4"))
+    }
+
+    /// Whether the attention's output projections are among what is not quantised.
+    pub(crate) fn leaves_output_projection(&self) -> bool {
+        self.ignore.iter().any(|name| {
+            let name = name.trim_end_matches(['*', '.']);
+            name.ends_with("o_proj") || name.ends_with("self_attn")
+        })
+    }
 }
 
 /// Why a `config.json` cannot be served.
@@ -157,6 +180,9 @@ fn eps() -> f64 {
 }
 fn max_positions() -> u32 {
     163_840
+}
+fn block() -> [u32; 2] {
+    [128, 128]
 }
 fn theta() -> f64 {
     10_000.0

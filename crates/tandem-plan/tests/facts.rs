@@ -3,9 +3,10 @@
 use std::fs;
 
 use proptest::prelude::*;
-use tandem_plan::facts::{Loaded, active_parameters, checkpoint_bytes, kv_bytes_per_token, parameters, rank_weights};
-use tandem_plan::memory::{MemoryQuestion, Verdict, memory};
-use tandem_plan::{Bytes, EngineKind, EngineLimits, GpuType, KvDtype, ModelConfig, ParallelLayout, WeightDtype};
+use tandem_plan::facts::{Loaded, active_parameters, checkpoint_bytes, kv_bytes_per_token, parameters, part_bytes, rank_weights};
+use tandem_plan::memory::{MemoryQuestion, MoeBackend, Verdict, Workspace, memory};
+use tandem_plan::work::{expert_targets, handoff_bytes, layer_traffic, pair_flops, prompt_attention_flops, token_flops};
+use tandem_plan::{Bytes, EngineKind, EngineLimits, GpuType, KvDtype, ModelConfig, ParallelLayout, Phase, WeightDtype};
 
 const NONE: Loaded = Loaded { mtp: false, expert_slots: 0 };
 
@@ -118,6 +119,9 @@ fn published_decode_servers_fit_stage_by_stage() {
             kv_dtype: KvDtype::Fp8,
             block_size: 32,
             memory_fraction: 0.8,
+            phase: Phase::Decode,
+            moe_backend: MoeBackend::Cutlass,
+            transceiver_tokens: 8448,
         };
         let answer = memory(&q);
         assert_eq!(answer.verdict, Verdict::Fits);
@@ -151,6 +155,128 @@ fn expert_slots_add_copies_of_experts() {
 }
 
 #[test]
+fn bytes_by_part_are_those_of_the_whole_model() {
+    let config = r1();
+    for dtype in WeightDtype::ALL {
+        let bytes = part_bytes(&config, dtype);
+        let copies = if dtype == WeightDtype::F32 { 4 } else { 2 } * 2 * 129_280 * 7168;
+        assert_eq!(bytes.main() + bytes.mtp + copies, checkpoint_bytes(&config, dtype).0, "{dtype}");
+        assert_eq!(bytes.main(), rank_weights(&config, dtype, &ParallelLayout::SINGLE, 0, NONE).0, "{dtype}");
+    }
+    // Later NVFP4 checkpoints have the output projection, 117.4 M weights a layer, in 4 bits too.
+    let [first, second] = [WeightDtype::Nvfp4, WeightDtype::Nvfp4V2].map(|dtype| part_bytes(&config, dtype));
+    assert_eq!((gb(Bytes(first.attention)), gb(Bytes(second.attention))), (22.8, 12.5));
+    assert_eq!((gb(Bytes(first.main())), gb(Bytes(second.main()))), (396.7, 386.4));
+    assert_eq!(first.routed_experts, 58 * 256 * 44_040_192 / 16 * 9);
+}
+
+#[test]
+fn a_checkpoint_says_its_format() {
+    let of = |quantisation: &str| {
+        let mut json: serde_json::Value = serde_json::to_value(r1()).unwrap();
+        json["quantization_config"] = serde_json::from_str(quantisation).unwrap();
+        WeightDtype::of_checkpoint(&ModelConfig::from_json(&json.to_string()).unwrap())
+    };
+    assert_eq!(of("null"), WeightDtype::Bf16);
+    assert_eq!(of(r#"{"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]}"#), WeightDtype::Fp8);
+    let modelopt = |ignore: &str| of(&format!(r#"{{"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": [{ignore}]}}"#));
+    assert_eq!(modelopt(r#""lm_head", "model.layers.0.self_attn*""#), WeightDtype::Nvfp4);
+    assert_eq!(modelopt(r#""model.layers.0.self_attn.o_proj""#), WeightDtype::Nvfp4);
+    assert_eq!(modelopt(r#""lm_head", "model.layers.0.self_attn.q_a_proj""#), WeightDtype::Nvfp4V2);
+}
+
+/// Operations, published or worked out by hand: 71.40 GF a token in the layers, 1.85 in the head, 16.99 MF a context token in decode,
+/// 4.997 MF a pair in prefill, 0.748 PF for a request of 8150 tokens.
+#[test]
+fn r1_operations_are_the_published_ones() {
+    let config = r1();
+    let flops = token_flops(&config);
+    let giga = |n: u64| (n as f64 / 1e7).round() / 100.0;
+    assert_eq!((giga(flops.attention), giga(flops.dense_ffn), giga(flops.router)), (22.83, 2.38, 0.21));
+    assert_eq!(giga(flops.routed_experts + flops.shared_experts), 45.98);
+    assert_eq!((giga(flops.layers()), giga(flops.head)), (71.4, 1.85));
+    assert_eq!(flops.layers() + flops.head, 2 * active_parameters(&config) - 2 * parameters(&config).norms - 2 * 58 * 256 + 2 * 58 * 256);
+    assert_eq!(61 * pair_flops(&config, Phase::Prefill), 4_997_120);
+    assert_eq!(61 * pair_flops(&config, Phase::Decode), 16_990_208);
+    let request = 8150 * flops.layers() + prompt_attention_flops(&config, 8150);
+    assert!((request as f64 / 1e15 - 0.748).abs() < 5e-4, "{request}");
+}
+
+#[test]
+fn r1_traffic_is_the_published_one() {
+    let config = r1();
+    let targets = [4, 8, 16, 32, 72].map(|ranks| (expert_targets(&config, ranks) * 100.0).round() / 100.0);
+    assert_eq!(targets, [3.6, 5.25, 6.45, 7.18, 7.62]);
+    let fp8 = layer_traffic(&config, &dep(8, 1), WeightDtype::Fp8);
+    assert_eq!(((fp8.dispatch / 1e3).round(), (fp8.combine / 1e3).round(), fp8.all_reduce), (33.0, 66.0, 0.0));
+    let nvfp4 = layer_traffic(&config, &dep(8, 1), WeightDtype::Nvfp4);
+    assert_eq!((nvfp4.dispatch, nvfp4.combine), (0.5625 * fp8.dispatch, fp8.combine));
+    let tp = ParallelLayout { tp: 8, pp: 1, ep: 1, attention_dp: false };
+    assert_eq!(layer_traffic(&config, &tp, WeightDtype::Fp8).all_reduce, 2.0 * (2.0 * 7.0 / 8.0 * 14_336.0));
+    assert_eq!(layer_traffic(&config, &ParallelLayout::SINGLE, WeightDtype::Fp8).combine, 0.0);
+    assert_eq!(handoff_bytes(&config, KvDtype::Fp8, 8150), 8150 * 35_136);
+}
+
+/// The workspace of the published GB200 servers with one thing changed.
+fn workspace(phase: Phase, change: impl FnOnce(&mut MemoryQuestion<'_>)) -> Workspace {
+    let (tokens, batch, layout) = if phase == Phase::Prefill { (4096, 1, dep(4, 1)) } else { (256, 256, dep(8, 1)) };
+    let config = r1();
+    let mut q = MemoryQuestion {
+        config: &config,
+        engine: EngineKind::DynamoTrtllm,
+        layout,
+        limits: EngineLimits { max_batch_size: batch, max_num_tokens: tokens, max_seq_len: 9374, chunked_prefill: true },
+        device: GpuType::Gb200.hardware().expect("it is a GPU").device_memory,
+        weight_dtype: WeightDtype::Nvfp4,
+        loaded: NONE,
+        kv_dtype: KvDtype::Fp8,
+        block_size: 32,
+        memory_fraction: 0.8,
+        phase,
+        moe_backend: MoeBackend::Cutlass,
+        transceiver_tokens: 8448,
+    };
+    change(&mut q);
+    memory(&q).workspace
+}
+
+#[test]
+fn the_workspace_of_the_published_servers_by_hand() {
+    let prefill = workspace(Phase::Prefill, |_| {});
+    // 4 ranks gather 4096 tokens each; each token is a row for each of its 8 experts: input and activation in 4.5 bits, the two halves of
+    // the gated activation and the output in BF16.
+    let row = 7168 * 9 / 16 + 2 * 2 * 2048 + 2048 * 9 / 16 + 2 * 7168;
+    assert_eq!(prefill.experts, Bytes(4 * 4096 * 8 * row));
+    assert_eq!(prefill.communication, Bytes(4 * 4096 * (7168 * 9 / 16 + 2 * 7168)));
+    assert_eq!(prefill.activations, Bytes(4096 * 2 * (4 * 7168 + 128 * (2 * 192 + 2 * 128)) + 129_280 * 6));
+    assert_eq!(prefill.transceiver, Bytes(2 * 8448 * 35_136));
+    assert_eq!((prefill.graphs, prefill.slack), (Bytes(0), Bytes(0)));
+    // A decode step is small: the reserve of the published configurations is what binds.
+    let decode = workspace(Phase::Decode, |_| {});
+    assert_eq!(decode.total(), Bytes(8_000_000_000));
+    assert_eq!(decode.graphs, Bytes(9 * 61 * 120_000));
+    assert!(decode.slack.0 > 2_000_000_000, "{decode:?}");
+}
+
+#[test]
+fn what_grows_with_tokens_backend_layout_and_batch_grows_the_workspace() {
+    let experts = |backend, tp| {
+        workspace(Phase::Decode, |q| (q.moe_backend, q.layout, q.limits.max_num_tokens) = (backend, dep(tp, 1), 1024)).experts.0
+    };
+    assert!(experts(MoeBackend::TrtLlm, 8) < experts(MoeBackend::Cutlass, 8));
+    // 256 experts on 64 ranks: no more than four rows a token can arrive.
+    assert_eq!(2 * experts(MoeBackend::WideEp, 64), experts(MoeBackend::Cutlass, 64));
+    let total = |tokens| workspace(Phase::Prefill, |q| q.limits.max_num_tokens = tokens).total().0;
+    assert!(total(8192) > total(4096) + 4_000_000_000);
+    let graphs = |batch| workspace(Phase::Decode, |q| q.limits.max_batch_size = batch).graphs.0;
+    assert!(graphs(512) > graphs(64));
+    let split = workspace(Phase::Prefill, |q| q.layout.attention_dp = false);
+    assert!(split.experts < workspace(Phase::Prefill, |_| {}).experts);
+    let half = workspace(Phase::Decode, |q| q.layout = dep(8, 2));
+    assert_eq!(half.transceiver, Bytes(2 * 8448 * 31 * 576));
+}
+
+#[test]
 fn nano_checkpoint_file_has_exactly_the_computed_bytes() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/nano");
     let config = ModelConfig::from_json(&fs::read_to_string(format!("{dir}/config.json")).unwrap()).unwrap();
@@ -181,6 +307,9 @@ proptest! {
             kv_dtype: KvDtype::Fp8,
             block_size: 32,
             memory_fraction: fraction,
+            phase: Phase::Decode,
+            moe_backend: MoeBackend::Cutlass,
+            transceiver_tokens: 8448,
         });
         let (small, large) = (ask(gib), ask(gib + more));
         prop_assert!(large.budget.sequences >= small.budget.sequences);
@@ -191,6 +320,33 @@ proptest! {
                 prop_assert_eq!(b.weights.0 + b.workspace.0 + b.kv.0 + b.margin.0, b.device.0);
             }
         }
+    }
+
+    /// Nothing that asks for more leaves room for more.
+    #[test]
+    fn larger_steps_never_hold_more_sequences(tokens in 32u32..60_000, more in 1u32..60_000, tp in 1u32..6, backend in 0usize..3, phase: bool) {
+        let config = r1();
+        let ask = |tokens| memory(&MemoryQuestion {
+            config: &config,
+            engine: EngineKind::DynamoTrtllm,
+            layout: dep(1 << tp, 1),
+            limits: EngineLimits { max_batch_size: 16, max_num_tokens: tokens, max_seq_len: 9374, chunked_prefill: true },
+            device: Bytes::gib(288),
+            weight_dtype: WeightDtype::Nvfp4,
+            loaded: NONE,
+            kv_dtype: KvDtype::Fp8,
+            block_size: 32,
+            memory_fraction: 0.8,
+            phase: if phase { Phase::Prefill } else { Phase::Decode },
+            moe_backend: MoeBackend::ALL[backend],
+            transceiver_tokens: 8448,
+        });
+        let (small, large) = (ask(tokens), ask(tokens + more));
+        prop_assert!(large.n_blocks <= small.n_blocks);
+        prop_assert!(large.workspace.total() >= small.workspace.total());
+        prop_assert_eq!(small.budget.workspace, small.workspace.total());
+        // No part is left out of the sum.
+        prop_assert_eq!(small.workspace.parts().iter().map(|(_, b)| b.0).sum::<u64>(), small.workspace.total().0);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The recipes that ship: `nano` (the default), `tiny` (for tests), `mocker` (Dynamo without a GPU) and `deepseek-r1` (the published configurations).
 
+use std::borrow::Cow;
+
 use tandem_plan::GpuType;
 
 use crate::knobs::Knob;
@@ -91,7 +93,7 @@ const MOCKER: Builtin = Builtin {
 const DEEPSEEK_R1: Builtin = Builtin {
     name: "deepseek-r1",
     about: "DeepSeek-R1 671B with Dynamo and TensorRT-LLM: the published maximum-throughput configurations",
-    gpu_types: &[GpuType::Gb200, GpuType::B200, GpuType::H100],
+    gpu_types: &[GpuType::Gb200, GpuType::B200, GpuType::H100, GpuType::H200, GpuType::B300, GpuType::Gb300],
     common: &[
         ("MODEL", "deepseek-r1"),
         ("ENGINE", "dynamo-trtllm"),
@@ -158,6 +160,49 @@ const DEEPSEEK_R1: Builtin = Builtin {
                 ("DEVICE_MEMORY", "80GiB"),
             ],
         ),
+        // Nothing is published for these: the configuration of their kin, as far as memory allows.
+        (
+            GpuType::H200,
+            &[
+                ("NCTX", "3"),
+                ("CTX_WORLD_SIZE", "8"),
+                ("CTX_MAX_NUM_TOKENS", "2048"),
+                ("GEN_WORLD_SIZE", "8"),
+                ("GEN_MAX_BATCH_SIZE", "96"),
+                ("GEN_MAX_NUM_TOKENS", "96"),
+                ("CONCURRENCY", "768"),
+                ("WEIGHT_DTYPE", "fp8"),
+                ("DEVICE_MEMORY", "143771MiB"),
+            ],
+        ),
+        (
+            GpuType::B300,
+            &[
+                ("NCTX", "3"),
+                ("CTX_WORLD_SIZE", "8"),
+                ("CTX_MAX_NUM_TOKENS", "4096"),
+                ("GEN_WORLD_SIZE", "8"),
+                ("GEN_MAX_BATCH_SIZE", "256"),
+                ("GEN_MAX_NUM_TOKENS", "256"),
+                ("CONCURRENCY", "2048"),
+                ("WEIGHT_DTYPE", "nvfp4"),
+                ("DEVICE_MEMORY", "275040MiB"),
+            ],
+        ),
+        (
+            GpuType::Gb300,
+            &[
+                ("NCTX", "6"),
+                ("CTX_WORLD_SIZE", "4"),
+                ("CTX_MAX_NUM_TOKENS", "4096"),
+                ("GEN_WORLD_SIZE", "8"),
+                ("GEN_MAX_BATCH_SIZE", "256"),
+                ("GEN_MAX_NUM_TOKENS", "256"),
+                ("CONCURRENCY", "2048"),
+                ("WEIGHT_DTYPE", "nvfp4"),
+                ("DEVICE_MEMORY", "284208MiB"),
+            ],
+        ),
     ],
 };
 
@@ -170,12 +215,18 @@ pub fn find(name: &str) -> Option<&'static Builtin> {
 impl Builtin {
     /// The default of `knob` on `gpu`, as text.
     #[must_use]
-    pub fn default_of(&self, knob: &Knob, gpu: GpuType) -> &'static str {
+    pub fn default_of(&self, knob: &Knob, gpu: GpuType) -> Cow<'static, str> {
         if knob.name == "GPU_TYPE" {
-            return gpu.name();
+            return gpu.name().to_owned().into();
         }
-        let of_gpu = self.by_gpu.iter().filter(|(g, _)| *g == gpu).flat_map(|(_, values)| values.iter());
-        of_gpu.chain(self.common).find(|(name, _)| *name == knob.name).map_or(knob.default, |(_, text)| text)
+        let of_gpu = self.by_gpu.iter().filter(|(g, _)| *g == gpu.like()).flat_map(|(_, values)| values.iter());
+        of_gpu.chain(self.common).find(|(name, _)| *name == knob.name).map_or(knob.default, |(_, text)| text).into()
+    }
+
+    /// Whether it has defaults for `gpu`.
+    #[must_use]
+    pub fn is_for(&self, gpu: GpuType) -> bool {
+        self.gpu_types.contains(&gpu.like())
     }
 }
 
@@ -204,7 +255,7 @@ mod tests {
             for &gpu in builtin.gpu_types {
                 for knob in KNOBS {
                     let text = builtin.default_of(knob, gpu);
-                    assert!(knob.kind.parse(text).is_ok(), "{} {gpu}: {} = {text}", builtin.name, knob.name);
+                    assert!(knob.kind.parse(&text).is_ok(), "{} {gpu}: {} = {text}", builtin.name, knob.name);
                 }
             }
             let named = builtin.common.iter().chain(builtin.by_gpu.iter().flat_map(|(_, v)| v.iter()));
@@ -217,8 +268,8 @@ mod tests {
     #[test]
     fn device_memory_defaults_are_the_hardware_facts() {
         let knob = Knob::find("DEVICE_MEMORY").unwrap();
-        for gpu in [GpuType::Gb200, GpuType::B200, GpuType::H100] {
-            let value = knob.kind.parse(DEEPSEEK_R1.default_of(knob, gpu)).unwrap();
+        for &gpu in DEEPSEEK_R1.gpu_types {
+            let value = knob.kind.parse(&DEEPSEEK_R1.default_of(knob, gpu)).unwrap();
             assert_eq!(value, crate::Value::Size(gpu.hardware().unwrap().device_memory));
         }
     }

@@ -150,7 +150,7 @@ fn check_nodes(draft: &Draft<'_>, servers: &Servers) -> Check {
         return Err(draft.fail(&servers.knob("WORLD_SIZE"), Problem::SpansNodes { phase, world, devices_per_node }));
     }
     let (ep, gpu) = (servers.layout.ep, draft.case.gpu);
-    if matches!(gpu, GpuType::H100 | GpuType::B200) && ep > devices_per_node {
+    if matches!(gpu.kin(), GpuType::H100 | GpuType::B200) && ep > devices_per_node {
         let problem = Problem::EpSpansNodes { phase, ep, devices_per_node, gpu: gpu.to_string() };
         return Err(draft.fail(&servers.knob("WORLD_SIZE"), problem));
     }
@@ -202,11 +202,13 @@ fn check_eplb(draft: &Draft<'_>) -> Check {
 pub(crate) fn check_memory(draft: &Draft<'_>, servers: &Servers, answer: &MemoryAnswer) -> Check {
     let (phase, budget, batch) = (servers.phase, answer.budget, servers.limits.max_batch_size);
     if let Verdict::OutOfMemory { missing } = answer.verdict {
-        let advice = out_of_memory_advice(draft, servers);
+        let tokens = fitting_tokens(draft, servers);
+        let advice = out_of_memory_advice(draft, servers, tokens);
         let (weights, workspace, device) = (budget.weights, budget.workspace, budget.device);
-        let knob = match draft.case.gpu {
-            GpuType::Cpu => "DEVICE_MEMORY".to_owned(),
-            _ => servers.knob("WORLD_SIZE"),
+        let knob = match (draft.case.gpu, tokens) {
+            (GpuType::Cpu, _) => "DEVICE_MEMORY".to_owned(),
+            (_, Some(_)) => servers.knob("MAX_NUM_TOKENS"),
+            (_, None) => servers.knob("WORLD_SIZE"),
         };
         return Err(draft.fail(&knob, Problem::OutOfMemory { phase, weights, workspace, device, missing, advice }));
     }
@@ -229,15 +231,49 @@ fn sequence_tokens(draft: &Draft<'_>, phase: Phase) -> u32 {
     }
 }
 
-fn out_of_memory_advice(draft: &Draft<'_>, servers: &Servers) -> String {
+fn out_of_memory_advice(draft: &Draft<'_>, servers: &Servers, tokens: Option<u32>) -> String {
     let needed = device_for(draft);
     if draft.case.gpu == GpuType::Cpu {
         return format!("raise DEVICE_MEMORY to {needed}");
+    }
+    if let Some(tokens) = tokens {
+        return format!("lower {} to {tokens}", servers.knob("MAX_NUM_TOKENS"));
     }
     match larger_world(draft, servers) {
         Some(world) => format!("{} = {world} fits", servers.knob("WORLD_SIZE")),
         None => format!("use devices of at least {needed}, or smaller weights (WEIGHT_DTYPE)"),
     }
+}
+
+/// The largest step, below the one that was asked for, whose activations leave room for a batch of this load.
+fn fitting_tokens(draft: &Draft<'_>, servers: &Servers) -> Option<u32> {
+    let s = &draft.settings;
+    if draft.case.gpu == GpuType::Cpu {
+        return None;
+    }
+    let least = match servers.phase {
+        Phase::Prefill if s.ctx_chunked_prefill => s.kv_block_size,
+        Phase::Prefill => s.isl,
+        Phase::Decode => servers.limits.max_batch_size.saturating_mul(1 + s.gen_mtp_size),
+    };
+    let blocks = sequence_tokens(draft, servers.phase).div_ceil(s.kv_block_size).max(1);
+    let fits = |tokens: u32| {
+        let mut smaller = servers.clone();
+        smaller.limits.max_num_tokens = tokens;
+        let answer = memory(&draft.question(&smaller));
+        !matches!(answer.verdict, Verdict::OutOfMemory { .. }) && answer.n_blocks / blocks >= servers.limits.max_batch_size
+    };
+    let (mut low, mut high) = (least, servers.limits.max_num_tokens);
+    if low >= high || !fits(low) {
+        return None;
+    }
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        if fits(middle) { low = middle } else { high = middle }
+    }
+    // A round number, where one is near.
+    let round = low / 256 * 256;
+    Some(if round >= least && round > 0 { round } else { low })
 }
 
 /// The smallest device, in whole MiB, that holds weights, workspace and a batch of this load in both phases.
@@ -267,6 +303,9 @@ fn kv_starved_advice(draft: &Draft<'_>, servers: &Servers, answer: &MemoryAnswer
     let tokens = sequence_tokens(draft, servers.phase);
     if let Some(fraction) = answer.fraction_for(&draft.question(servers), servers.limits.max_batch_size, tokens) {
         ways.push(format!("raise {} to {fraction}", servers.knob("GPU_MEMORY_FRACTION")));
+    }
+    if let Some(tokens) = fitting_tokens(draft, servers) {
+        ways.push(format!("lower {} to {tokens}", servers.knob("MAX_NUM_TOKENS")));
     }
     if ways.is_empty() {
         ways.push(match (draft.case.gpu, larger_world(draft, servers)) {

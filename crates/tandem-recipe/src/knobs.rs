@@ -154,6 +154,7 @@ from_word!(EngineKind: "cpu" => EngineKind::Cpu, "modeled" => EngineKind::Modele
 from_word!(KvDtype: "fp8" => KvDtype::Fp8, "bf16" => KvDtype::Bf16, "f32" => KvDtype::F32);
 from_word!(Routing: "round-robin" => Routing::RoundRobin, "least-loaded" => Routing::LeastLoaded);
 from_word!(Option<WeightDtype>: "auto" => None, "fp8" => Some(WeightDtype::Fp8), "nvfp4" => Some(WeightDtype::Nvfp4),
+    "nvfp4-v2" => Some(WeightDtype::Nvfp4V2),
     "bf16" => Some(WeightDtype::Bf16), "f32" => Some(WeightDtype::F32));
 from_word!(LoadFormat: "auto" => LoadFormat::Auto, "dummy" => LoadFormat::Dummy);
 
@@ -208,7 +209,7 @@ knobs! {
     ctx_gpu_memory_fraction: f64 = "CTX_GPU_MEMORY_FRACTION", Deployment, "", "0.75", FRACTION, "Fraction of the device memory that is free after loading weights given to the KV cache, prefill.";
     ctx_attention_dp: bool = "CTX_ATTENTION_DP", Deployment, "", "false", Kind::Bool, "Attention data parallelism in prefill servers: each rank serves its own requests' attention, experts are shared by all.";
     ctx_chunked_prefill: bool = "CTX_CHUNKED_PREFILL", Deployment, "", "true", Kind::Bool, "Whether a prompt may be computed in several prefill iterations. Without it CTX_MAX_NUM_TOKENS must hold a whole prompt.";
-    ctx_tensor_parallel_size: u32 = "CTX_TENSOR_PARALLEL_SIZE", Deployment, "ranks", "0", int(0, 4096), "Tensor parallelism of a prefill server; 0 = by GPU type (up to 8 on h100 and b200, the whole server on gb200 and cpu). The rest of CTX_WORLD_SIZE is pipeline parallelism.";
+    ctx_tensor_parallel_size: u32 = "CTX_TENSOR_PARALLEL_SIZE", Deployment, "ranks", "0", int(0, 4096), "Tensor parallelism of a prefill server; 0 = by GPU type (up to 8 on h100, h200, b200 and b300, the whole server on gb200, gb300 and cpu). The rest of CTX_WORLD_SIZE is pipeline parallelism.";
     ctx_expert_parallel_size: u32 = "CTX_EXPERT_PARALLEL_SIZE", Deployment, "ranks", "0", int(0, 4096), "Expert parallelism of a prefill server; 0 = its tensor parallelism.";
     ngen: u32 = "NGEN", Deployment, "servers", "1", int(1, 4096), "Decode servers.";
     gen_world_size: u32 = "GEN_WORLD_SIZE", Deployment, "devices", "1", int(1, 4096), "Devices of one decode server.";
@@ -226,14 +227,14 @@ knobs! {
     streaming: bool = "STREAMING", Load, "", "true", Kind::Bool, "Stream tokens, or send the whole response at once (then TTFT and TPOT do not apply).";
     seed: u64 = "SEED", Load, "", "100", int(0, u64::MAX), "Seed of the prompts.";
     request_timeout_s: u32 = "REQUEST_TIMEOUT_S", Deployment, "seconds", "120", int(1, 604_800), "A request that is not finished by then fails, at the frontend and at the load generator.";
-    gpu_type: GpuType = "GPU_TYPE", Deployment, "", "cpu", Kind::Choice(&["gb200", "b200", "h100", "cpu"]), "Type of the devices; selects the defaults of the recipe.";
+    gpu_type: GpuType = "GPU_TYPE", Deployment, "", "cpu", Kind::Gpu, "Type of the devices; selects the defaults of the recipe. NAME:LIKE is a GPU of your own whose figures a hardware table has (--hardware), with the defaults and engine rules of LIKE.";
     model: String = "MODEL", Deployment, "", "nano", Kind::Text, "What is served: nano, tiny, deepseek-r1, or a Hugging Face directory with config.json.";
     served_model_name: String = "SERVED_MODEL_NAME", Deployment, "", "", Kind::Text, "Name that clients use; empty = the model's own.";
     tokenizer: String = "TOKENIZER", Deployment, "", "auto", Kind::Text, "Directory with tokenizer.json, `bytes` for the byte-level tokenizer, or auto: the checkpoint's directory, byte-level for built-in and dummy models.";
     load_format: LoadFormat = "LOAD_FORMAT", Deployment, "", "auto", Kind::Choice(&["auto", "dummy"]), "Weights: auto = the checkpoint of MODEL, dummy = random weights of its shapes from WEIGHT_SEED.";
     dummy_layers: u32 = "DUMMY_LAYERS", Deployment, "layers", "0", int(0, 10_000), "Decoder layers of a dummy model; 0 = all that its config.json states.";
     weight_seed: u64 = "WEIGHT_SEED", Deployment, "", "0", int(0, u64::MAX), "Seed of dummy weights.";
-    weight_dtype: Option<WeightDtype> = "WEIGHT_DTYPE", Deployment, "", "auto", Kind::Choice(&["auto", "fp8", "nvfp4", "bf16", "f32"]), "Number format of the weights in memory; auto = what the engine keeps of the checkpoint.";
+    weight_dtype: Option<WeightDtype> = "WEIGHT_DTYPE", Deployment, "", "auto", Kind::Choice(&["auto", "fp8", "nvfp4", "nvfp4-v2", "bf16", "f32"]), "Number format of the weights in memory; auto = what the engine keeps of the checkpoint. nvfp4 keeps attention in bf16, nvfp4-v2 has its output projection in 4 bits too.";
     device_memory: Bytes = "DEVICE_MEMORY", Deployment, "", "256MiB", Kind::Size, "Memory of one device. On cpu it is what a rank may use, so that its limits are real.";
     kv_dtype: KvDtype = "KV_DTYPE", Deployment, "", "f32", Kind::Choice(&["fp8", "bf16", "f32"]), "Number format of the KV cache.";
     kv_block_size: u32 = "KV_BLOCK_SIZE", Deployment, "tokens", "32", int(1, 4096), "Tokens of one KV block.";
@@ -265,5 +266,5 @@ knobs! {
     sbatch_partition: String = "SBATCH_PARTITION", Cluster, "", "", Kind::Text, "Slurm partition; empty = the cluster's default.";
     sbatch_account: String = "SBATCH_ACCOUNT", Cluster, "", "", Kind::Text, "Slurm account; empty = the user's default.";
     sbatch_timelimit: String = "SBATCH_TIMELIMIT", Cluster, "", "1:00:00", Kind::TimeLimit, "Slurm time limit. 32 GPUs need one hour for the published configurations, 48 two.";
-    sbatch_gpus_per_node: u32 = "SBATCH_GPUS_PER_NODE", Deployment, "devices", "0", int(0, 64), "Devices of one node; 0 = by GPU type (4 on gb200, 8 on b200 and h100).";
+    sbatch_gpus_per_node: u32 = "SBATCH_GPUS_PER_NODE", Deployment, "devices", "0", int(0, 64), "Devices of one node; 0 = by GPU type (4 on gb200 and gb300, 8 on the others).";
 }

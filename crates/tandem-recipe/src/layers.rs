@@ -19,6 +19,11 @@ pub enum Origin {
         /// Name of the recipe.
         recipe: &'static str,
     },
+    /// The user's hardware table.
+    Hardware {
+        /// Its path as given.
+        path: String,
+    },
     /// The site file: facts of a cluster.
     Site {
         /// Its path as given.
@@ -49,6 +54,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Builtin { recipe } => write!(f, "built-in recipe {recipe}"),
+            Origin::Hardware { path } => write!(f, "hardware table {path}"),
             Origin::Site { path, line } => write!(f, "site file {path}:{line}"),
             Origin::File { path, line } => write!(f, "recipe file {path}:{line}"),
             Origin::Environment { variable } => write!(f, "environment variable {variable}"),

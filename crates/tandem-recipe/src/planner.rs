@@ -1,7 +1,7 @@
 //! From a recipe to plans: derives what the recipe leaves open, checks it, places ranks on nodes.
 
 use tandem_plan::facts::Loaded;
-use tandem_plan::memory::{MemoryAnswer, MemoryQuestion, memory};
+use tandem_plan::memory::{MemoryAnswer, MemoryQuestion, MoeBackend, memory};
 use tandem_plan::plan::PLAN_SCHEMA_VERSION;
 use tandem_plan::{
     Address, EngineLimits, FrontendPlan, GpuType, Hardware, KvPlan, LoadPlan, LoadPoint, ModelConfig, ModelPlan, ModelSource, ModeledCosts,
@@ -96,7 +96,15 @@ impl Draft<'_> {
             kv_dtype: self.settings.kv_dtype,
             block_size: self.settings.kv_block_size,
             memory_fraction: servers.memory_fraction,
+            phase: servers.phase,
+            moe_backend: moe_backend(self.case.gpu, &servers.layout),
+            transceiver_tokens: self.transceiver_tokens(),
         }
+    }
+
+    /// Tokens that the transceiver's buffer holds.
+    fn transceiver_tokens(&self) -> u32 {
+        self.servers[0].limits.max_seq_len.next_multiple_of(TRANSCEIVER_UNIT)
     }
 }
 
@@ -174,6 +182,9 @@ pub fn memory_answer(plan: &Plan, worker: &WorkerPlan) -> Option<MemoryAnswer> {
         kv_dtype: worker.kv.dtype,
         block_size: worker.kv.block_size,
         memory_fraction: worker.kv.memory_fraction,
+        phase: worker.phase,
+        moe_backend: MoeBackend::find(&worker.moe_backend)?,
+        transceiver_tokens: worker.transceiver_tokens,
     });
     (answer.budget == worker.memory).then_some(answer)
 }
@@ -247,28 +258,27 @@ fn servers(phase: Phase, s: &Settings) -> Servers {
 
 /// TP by GPU type unless it is set, PP the rest of the world, EP = TP unless it is set.
 pub(crate) fn layout(gpu: GpuType, world: u32, tp: u32, ep: u32, attention_dp: bool) -> ParallelLayout {
-    let tp = match (tp, gpu) {
+    let tp = match (tp, gpu.kin()) {
         (0, GpuType::H100 | GpuType::B200) => world.min(8),
-        (0, GpuType::Gb200 | GpuType::Cpu) => world,
+        (0, _) => world,
         (set, _) => set,
     };
     ParallelLayout { tp, pp: (world / tp).max(1), ep: if ep == 0 { tp } else { ep }, attention_dp }
 }
 
 /// Name of the engine's MoE implementation.
-fn moe_backend(gpu: GpuType, layout: &ParallelLayout) -> &'static str {
-    match (gpu, layout.attention_dp) {
-        (GpuType::H100, _) | (GpuType::B200, true) => "CUTLASS",
-        (GpuType::Gb200, true) if layout.tp >= 16 => "WIDEEP",
-        (GpuType::Gb200, true) => "CUTLASS",
-        (GpuType::B200 | GpuType::Gb200, false) => "TRTLLM",
-        (GpuType::Cpu, _) => "CPU",
+fn moe_backend(gpu: GpuType, layout: &ParallelLayout) -> MoeBackend {
+    match (gpu.kin(), layout.attention_dp) {
+        (GpuType::Cpu, _) => MoeBackend::Cpu,
+        (GpuType::Gb200, true) if layout.tp >= 16 => MoeBackend::WideEp,
+        (GpuType::H100, _) | (_, true) => MoeBackend::Cutlass,
+        (_, false) => MoeBackend::TrtLlm,
     }
 }
 
 fn workers(draft: &Draft<'_>, answers: &[MemoryAnswer; 2]) -> Result<(Vec<WorkerPlan>, u32), PlanError> {
     let s = &draft.settings;
-    let transceiver_tokens = draft.servers[0].limits.max_seq_len.next_multiple_of(TRANSCEIVER_UNIT);
+    let transceiver_tokens = draft.transceiver_tokens();
     let first = u32::from(s.client_dedicated_node) + u32::from(s.frontend_dedicated_node);
     let mut nodes = placement::Nodes::after(first, draft.devices_per_node);
     let mut workers = Vec::new();
@@ -290,7 +300,7 @@ fn workers(draft: &Draft<'_>, answers: &[MemoryAnswer; 2]) -> Result<(Vec<Worker
                 },
                 memory: answer.budget,
                 stream_interval: s.stream_interval,
-                moe_backend: moe_backend(draft.case.gpu, &servers.layout).to_owned(),
+                moe_backend: moe_backend(draft.case.gpu, &servers.layout).name().to_owned(),
                 mtp_size: s.gen_mtp_size,
                 eplb_slots: servers.eplb_slots,
                 transceiver_tokens,
@@ -334,7 +344,7 @@ fn model_plan(draft: &Draft<'_>) -> ModelPlan {
 
 /// Where the published recipe has its checkpoints.
 fn r1_directory(s: &Settings, dtype: WeightDtype) -> String {
-    let name = if dtype == WeightDtype::Nvfp4 { "DeepSeek-R1-FP4" } else { "DeepSeek-R1-FP8" };
+    let name = if dtype.is_nvfp4() { "DeepSeek-R1-FP4" } else { "DeepSeek-R1-FP8" };
     format!("{}/{name}", site::workload_dir(&s.llmb_workload, &s.llmb_install).trim_end_matches('/'))
 }
 

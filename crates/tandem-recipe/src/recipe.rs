@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tandem_plan::{GpuType, KnobRecord};
+use tandem_plan::{Bytes, GpuType, KnobRecord};
 
 use crate::builtin::{self, Builtin, DEFAULT_RECIPE};
 use crate::error::{Blame, RecipeError};
@@ -44,6 +44,21 @@ pub struct Inputs {
     pub sets: Vec<String>,
     /// `--gpu-type`.
     pub gpu_type: Option<String>,
+    /// What the user's own hardware table says of nodes.
+    pub hardware: Vec<NodeFacts>,
+}
+
+/// What a hardware table says of one type's nodes; it stands above the built-in defaults and below everything else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Path of the table.
+    pub path: String,
+    /// The type's name in the table.
+    pub name: String,
+    /// Memory of one device.
+    pub device_memory: Bytes,
+    /// Devices of one node.
+    pub devices_per_node: u32,
 }
 
 /// A recipe with the values of every layer, checked one by one.
@@ -55,6 +70,7 @@ pub struct Recipe {
     /// Site file, recipe file, environment, command line.
     layers: Vec<Layer>,
     gpus: Vec<GpuType>,
+    hardware: Vec<NodeFacts>,
 }
 
 /// Combines the layers.
@@ -80,8 +96,13 @@ pub fn load_recipe(inputs: &Inputs) -> Result<Recipe, RecipeError> {
         let texts: Vec<String> = gpu.split(',').map(str::to_owned).collect();
         command_line.set(knob, &texts, Origin::CommandLine { flag: format!("--gpu-type {gpu}") })?;
     }
-    let mut recipe =
-        Recipe { name, builtin, layers: vec![site, file, Layer::from_environment(&inputs.env)?, command_line], gpus: Vec::new() };
+    let mut recipe = Recipe {
+        name,
+        builtin,
+        layers: vec![site, file, Layer::from_environment(&inputs.env)?, command_line],
+        gpus: Vec::new(),
+        hardware: inputs.hardware.clone(),
+    };
     recipe.gpus = recipe.choose_gpus()?;
     let n_cases = recipe.gpus.iter().map(|&gpu| recipe.n_cases(gpu)).fold(0usize, usize::saturating_add);
     if n_cases > MAX_CASES {
@@ -123,9 +144,23 @@ impl Recipe {
     #[must_use]
     pub fn history(&self, knob: &'static Knob, gpu: GpuType) -> Vec<Setting> {
         let text = self.builtin.default_of(knob, gpu);
-        let value = knob.kind.parse(text).expect("defaults are valid, a test checks each");
+        let value = knob.kind.parse(&text).expect("defaults are valid, a test checks each");
         let builtin = Setting { values: vec![value], origin: Origin::Builtin { recipe: self.builtin.name } };
-        std::iter::once(builtin).chain(self.layers.iter().filter_map(|l| l.settings.get(knob.name).cloned())).collect()
+        std::iter::once(builtin)
+            .chain(self.of_table(knob, gpu))
+            .chain(self.layers.iter().filter_map(|l| l.settings.get(knob.name).cloned()))
+            .collect()
+    }
+
+    /// What the hardware table says of a knob.
+    fn of_table(&self, knob: &Knob, gpu: GpuType) -> Option<Setting> {
+        let facts = self.hardware.iter().find(|facts| facts.name == gpu.table_name())?;
+        let value = match knob.name {
+            "DEVICE_MEMORY" => Value::Size(facts.device_memory),
+            "SBATCH_GPUS_PER_NODE" => Value::Int(u64::from(facts.devices_per_node)),
+            _ => return None,
+        };
+        Some(Setting { values: vec![value], origin: Origin::Hardware { path: facts.path.clone() } })
     }
 
     fn setting(&self, knob: &'static Knob, gpu: GpuType) -> Setting {
@@ -144,7 +179,7 @@ impl Recipe {
             return only.map(|gpu| vec![gpu]).ok_or_else(|| RecipeError::NoGpuType { recipe: self.builtin.name, known: known() });
         };
         let gpus: Vec<GpuType> = setting.values.iter().filter_map(|v| v.to_string().parse().ok()).collect();
-        let Some(wrong) = gpus.iter().find(|g| !self.builtin.gpu_types.contains(g)) else { return Ok(gpus) };
+        let Some(wrong) = gpus.iter().find(|g| !self.builtin.is_for(**g)) else { return Ok(gpus) };
         // A cluster's site file states what its nodes have; a recipe for the host's cores runs there all the same.
         if let (Some(only), Origin::Site { .. }) = (only, &setting.origin) {
             self.layers[0].settings.remove("GPU_TYPE");

@@ -48,7 +48,7 @@ fn section(out: &mut String, knob: &Knob) {
         .map(|(b, gpu)| {
             let text = b.default_of(knob, gpu);
             let on = if b.gpu_types.len() > 1 { format!(" on {gpu}") } else { String::new() };
-            format!("{}{on} {}", b.name, if text.is_empty() { "(empty)" } else { text })
+            format!("{}{on} {}", b.name, if text.is_empty() { "(empty)" } else { &text })
         })
         .collect();
     let _ = writeln!(out, "- Defaults: {}", defaults.join("; "));

@@ -7,10 +7,9 @@
 
 use std::fmt::Write as _;
 
+use tandem_plan::workspace::GRAPH_BATCH_SIZES;
 use tandem_plan::{EngineKind, GpuType, KvDtype, Phase, Plan, WorkerPlan};
 
-/// Batch sizes for which decode servers capture graphs, before the batch limit itself.
-const GRAPH_BATCH_SIZES: [u32; 13] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024, 2048];
 /// Where the load balancer's file is, for `moe_config`.
 const MOE_LOAD_BALANCER: &str = "moe_load_balancer.yaml";
 /// The engine's own block size, which its configuration does not name.
@@ -72,7 +71,7 @@ fn decode(plan: &Plan, w: &WorkerPlan, dir: &str) -> String {
     }
     transceiver(&mut yaml, w);
     line(&mut yaml, "stream_interval", w.stream_interval);
-    if plan.hardware.gpu_type == GpuType::Gb200 && w.layout.tp == 8 && !w.layout.attention_dp {
+    if plan.hardware.gpu_type.kin() == GpuType::Gb200 && w.layout.tp == 8 && !w.layout.attention_dp {
         line(&mut yaml, "allreduce_strategy", "MNNVL");
     }
     speculative(&mut yaml, w);

@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use tandem_plan::{EngineKind, Phase, Plan, WorkerPlan};
+use tandem_plan::memory::Workspace;
+use tandem_plan::{EngineKind, Phase, Plan, WeightDtype, WorkerPlan};
 
+use crate::builtin::MODELS;
 use crate::planner;
 use crate::site::Cluster;
 
@@ -15,6 +17,11 @@ pub fn plan_table(plan: &Plan) -> String {
     out.push('\n');
     out.push_str("memory of one rank\n");
     out.push_str(&grid(&memory(plan)));
+    let workspace = workspace(plan);
+    if workspace.len() > 1 {
+        out.push_str("workspace of one rank\n");
+        out.push_str(&grid(&workspace));
+    }
     out.push('\n');
     out.push_str(&load(plan));
     for note in notes(plan) {
@@ -118,6 +125,17 @@ fn memory(plan: &Plan) -> Vec<Vec<String>> {
     rows
 }
 
+/// Where the workspace of GPU ranks goes.
+fn workspace(plan: &Plan) -> Vec<Vec<String>> {
+    let names = Workspace::default().parts().map(|(name, _)| name.to_owned());
+    let mut rows = vec![std::iter::once("phase".to_owned()).chain(names).collect::<Vec<_>>()];
+    for phase in [Phase::Prefill, Phase::Decode].into_iter().filter(|_| plan.engine.is_on_gpu()) {
+        let Some(answer) = plan.workers_of(phase).next().and_then(|w| planner::memory_answer(plan, w)) else { continue };
+        rows.push(std::iter::once(phase.to_string()).chain(answer.workspace.parts().map(|(_, bytes)| bytes.to_string())).collect());
+    }
+    rows
+}
+
 fn load(plan: &Plan) -> String {
     let load = &plan.load;
     let stream = if load.streaming { "streaming" } else { "not streaming" };
@@ -150,6 +168,7 @@ pub fn notes(plan: &Plan) -> Vec<String> {
             ));
         }
     }
+    notes.extend(weights_note(plan));
     for w in plan.workers.iter().filter(|w| w.index == 0) {
         notes.extend(memory_note(w));
         notes.extend(stage_note(plan, w));
@@ -158,6 +177,19 @@ pub fn notes(plan: &Plan) -> Vec<String> {
         notes.push("48 devices need about two hours: set SBATCH_TIMELIMIT=2:00:00".to_owned());
     }
     notes
+}
+
+/// Weights are counted as the recipe says, whatever a checkpoint of the user's own holds.
+fn weights_note(plan: &Plan) -> Option<String> {
+    let text = |name: &str| plan.knob(name).and_then(|value| value.as_str());
+    let is_own = text("MODEL").is_some_and(|model| !MODELS.contains(&model));
+    let (stated, stored) = (text("WEIGHT_DTYPE")?, WeightDtype::of_checkpoint(&plan.model.config));
+    let differs = plan.engine.is_on_gpu() && is_own && stated != "auto" && stated != stored.name();
+    differs.then(|| {
+        format!(
+            "weights are counted in {stated} (WEIGHT_DTYPE), but config.json says {stored}: --set WEIGHT_DTYPE=auto counts what it says"
+        )
+    })
 }
 
 fn memory_note(w: &WorkerPlan) -> Option<String> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tandem_plan::Bytes;
+use tandem_plan::{Bytes, GpuType};
 use thiserror::Error;
 
 /// The type of a knob and the values that it allows.
@@ -28,6 +28,8 @@ pub enum Kind {
     Text,
     /// One of some words; case does not matter.
     Choice(&'static [&'static str]),
+    /// A GPU type, or `NAME:LIKE` of a GPU of the user's own.
+    Gpu,
     /// An amount of memory such as `256MiB`.
     Size,
     /// A Slurm time limit such as `1:00:00`.
@@ -43,7 +45,7 @@ pub enum Value {
     Float(f64),
     /// Of [`Kind::Bool`].
     Bool(bool),
-    /// Of [`Kind::Text`], [`Kind::Choice`] (in the table's spelling) and [`Kind::TimeLimit`].
+    /// Of [`Kind::Text`], [`Kind::Choice`] and [`Kind::Gpu`] (in the table's spelling) and [`Kind::TimeLimit`].
     Text(String),
     /// Of [`Kind::Size`].
     Size(Bytes),
@@ -124,6 +126,10 @@ impl Kind {
                 .find(|c| c.eq_ignore_ascii_case(text))
                 .map(|c| Value::Text((*c).to_owned()))
                 .ok_or_else(|| ValueError::Choice { found: text.to_owned(), choices }),
+            Kind::Gpu => {
+                let gpu: GpuType = text.parse().map_err(|_| wrong(GPU_FORM))?;
+                Ok(Value::Text(gpu.to_string()))
+            }
             Kind::Size => match parse_size(text) {
                 Some(Bytes(0)) => Err(ValueError::Below { found: text.to_owned(), min: "1".to_owned() }),
                 Some(bytes) => Ok(Value::Size(bytes)),
@@ -151,6 +157,7 @@ impl Kind {
             Kind::Bool => "true or false".to_owned(),
             Kind::Text => "text".to_owned(),
             Kind::Choice(choices) => choices.join(", "),
+            Kind::Gpu => GPU_FORM.trim_start_matches("one of ").to_owned(),
             Kind::Size => "amount of memory, e.g. 256MiB, 80GiB, 85.9GB".to_owned(),
             Kind::TimeLimit => "Slurm time limit, e.g. 1:00:00".to_owned(),
         }
@@ -182,6 +189,9 @@ impl fmt::Display for Value {
         }
     }
 }
+
+/// What a GPU type looks like.
+const GPU_FORM: &str = "one of gb200, b200, h100, h200, b300, gb300, cpu, or NAME:LIKE for a GPU of your own, e.g. mine:gb200";
 
 fn parse_int(text: &str, min: u64, max: u64) -> Result<Value, ValueError> {
     let digits = text.strip_prefix('-').unwrap_or(text);

@@ -67,6 +67,16 @@ pub fn parse(text: &str) -> Result<Vec<GpuSpec>, HardwareError> {
     gpus.iter().enumerate().map(|(i, gpu)| spec(i, gpu)).collect()
 }
 
+/// The shipped GPUs with those of the user's table `text` added, or in the place of those of the same name.
+///
+/// # Errors
+/// [`HardwareError`] naming the entry and the field.
+pub fn with_own(text: &str) -> Result<Vec<GpuSpec>, HardwareError> {
+    let own = parse(text)?;
+    let kept = shipped().into_iter().filter(|gpu| find(&own, &gpu.name).is_none());
+    Ok(kept.chain(own.iter().cloned()).collect())
+}
+
 fn spec(index: usize, json: &Value) -> Result<GpuSpec, HardwareError> {
     let label = json["name"].as_str().map_or_else(|| format!("#{index}"), str::to_owned);
     let number =
@@ -86,7 +96,7 @@ fn spec(index: usize, json: &Value) -> Result<GpuSpec, HardwareError> {
         nvlink_domain: count("nvlink_domain")?,
         gpus_per_node: count("gpus_per_node")?,
         scale_out: number("scale_out")? * 1e9,
-        name: json["name"].as_str().ok_or_else(|| HardwareError::Field { gpu: label.clone(), field: "name" })?.to_owned(),
+        name: json["name"].as_str().ok_or_else(|| HardwareError::Field { gpu: label.clone(), field: "name" })?.to_ascii_lowercase(),
     })
 }
 
@@ -104,6 +114,20 @@ mod tests {
     fn the_shipped_table_has_the_six_gpus() {
         let names: Vec<String> = shipped().into_iter().map(|g| g.name).collect();
         assert_eq!(names, ["h100", "h200", "b200", "gb200", "b300", "gb300"]);
+    }
+
+    #[test]
+    fn a_users_table_adds_and_replaces() {
+        let entry = |name: &str| {
+            format!(
+                r#"{{"name": "{name}", "memory": 94, "hbm": 3.9, "bf16": 0.8, "fp8": 1.6, "nvlink": 300, "nvlink_domain": 2, "gpus_per_node": 4, "scale_out": 25}}"#
+            )
+        };
+        let all = with_own(&format!(r#"{{"gpus": [{}, {}]}}"#, entry("H100"), entry("mine"))).unwrap();
+        assert_eq!(all.len(), 7);
+        assert_eq!(find(&all, "h100").unwrap().memory, 94e9);
+        assert_eq!(find(&all, "mine").unwrap().gpus_per_node, 4);
+        assert_eq!(find(&all, "gb200"), find(&shipped(), "gb200"));
     }
 
     #[test]

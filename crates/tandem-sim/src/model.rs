@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tandem_plan::facts::Loaded;
-use tandem_plan::memory::{MemoryQuestion, memory};
+use tandem_plan::memory::{MemoryQuestion, MoeBackend, memory};
 use tandem_plan::{Bytes, EngineKind, EngineLimits, KvDtype, ModelConfig, ParallelLayout, Phase};
 
 use crate::cost::{CORRECTION_BATCHES, Correction, DecodeCost, ModelFacts, PrefillCost, Shape};
@@ -111,6 +111,18 @@ impl Model {
     #[must_use]
     pub fn knows(&self, gpu: &str) -> bool {
         hardware::find(&self.gpus, gpu).is_some()
+    }
+
+    /// Whether a GPU that ships has other figures in the hardware table at hand.
+    #[must_use]
+    pub fn is_changed(&self, gpu: &str) -> bool {
+        hardware::find(&hardware::shipped(), gpu).is_some_and(|shipped| hardware::find(&self.gpus, gpu) != Some(shipped))
+    }
+
+    /// The hardware table.
+    #[must_use]
+    pub fn gpus(&self) -> &[GpuSpec] {
+        &self.gpus
     }
 
     /// The GPU of that name; an unknown one is treated as the table's first of Blackwell, so that no row is refused.
@@ -226,6 +238,9 @@ impl Model {
             kv_dtype: KvDtype::Fp8,
             block_size: KV_BLOCK,
             memory_fraction: s.decode.memory_fraction,
+            phase: Phase::Decode,
+            moe_backend: MoeBackend::Cutlass,
+            transceiver_tokens: s.load.isl.max(),
         });
         u64::from(answer.n_blocks) * u64::from(KV_BLOCK)
     }

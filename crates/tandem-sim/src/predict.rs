@@ -63,7 +63,7 @@ pub fn scenario(plan: &Plan, point: &LoadPoint) -> Option<Scenario> {
     let (first, second) = (prefill.first()?, decode.first()?);
     Some(Scenario {
         kind: Kind::Disaggregated,
-        hardware: plan.hardware.gpu_type.name().to_owned(),
+        hardware: plan.hardware.gpu_type.table_name().to_owned(),
         stack: "trt".to_owned(),
         months: ASSUMED_MONTH,
         weights: weights_of(plan),
@@ -151,6 +151,9 @@ pub fn extrapolates(model: &Model, s: &Scenario) -> Vec<String> {
     }
     if !model.knows(&s.hardware) {
         reasons.push(format!("GPU {} is not in the hardware table", s.hardware));
+    }
+    if model.is_changed(&s.hardware) {
+        reasons.push(format!("the figures of {} are not those that the constants were fitted with", s.hardware));
     }
     if model.has_tables() != model.constants.provenance.tables {
         reasons.push(

@@ -1,7 +1,5 @@
 //! The deployment in virtual time: laws that hold whatever the costs are, agreement with the fast simulation, faults, arrivals.
 
-use std::collections::BTreeMap;
-
 use tandem_metrics::record::LoadPhase;
 use tandem_metrics::{FailureKind, RequestRecord};
 use tandem_plan::{LoadPoint, ModeledCosts, Phase, Plan, Routing};
@@ -216,10 +214,9 @@ fn batches_are_those_of_the_scheduler() {
 fn cluster(gpu: &str) -> Plan {
     let inputs = Inputs {
         recipe: Some(RecipeSource::Builtin("deepseek-r1".into())),
-        site: None,
-        env: BTreeMap::new(),
         sets: vec!["MULTI_ROUND=3".into()],
         gpu_type: Some(gpu.into()),
+        ..Inputs::default()
     };
     plans(&load_recipe(&inputs).expect("a finished run"), &|path| std::fs::read_to_string(path)).expect("a finished run").remove(0)
 }

@@ -113,9 +113,9 @@ pub(crate) struct RecipeArgs {
     /// Built-in recipe (see `tandem list`) or a YAML recipe file
     #[arg(default_value = "nano")]
     pub(crate) recipe: String,
-    /// GPU type whose defaults apply: gb200, b200, h100 or cpu
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) gpu_type: Option<GpuType>,
+    /// GPU type whose defaults apply: gb200, b200, h100, h200, b300, gb300 or cpu, or NAME:LIKE for one of your own; several sweep
+    #[arg(long, value_name = "TYPE", value_delimiter = ',')]
+    pub(crate) gpu_type: Vec<GpuType>,
     /// Set a knob, e.g. `--set NCTX=3`; several values sweep: `--set CONCURRENCY=1,8,64`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     pub(crate) sets: Vec<String>,
@@ -190,6 +190,10 @@ pub(crate) struct ModelArgs {
     /// same columns. Use constants that were fitted with them
     #[arg(long, value_name = "DIR")]
     pub(crate) tables: Option<PathBuf>,
+    /// A hardware table of your own, in the form of the shipped one: its GPUs are added (use --gpu-type NAME:LIKE), or stand in the place
+    /// of those that ship under the same name
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hardware: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +211,10 @@ pub(crate) struct PlanArgs {
     /// Write the engine's configuration files (configs/…) below this directory
     #[arg(long, value_name = "DIR", conflicts_with = "explain")]
     pub(crate) render: Option<PathBuf>,
+    /// Print what the model is in numbers: parameters and bytes by part and format, operations, KV cache, traffic between ranks; with
+    /// --json the same for programs
+    #[arg(long, conflicts_with_all = ["explain", "render"])]
+    pub(crate) facts: bool,
 }
 
 #[derive(Debug, Args)]
@@ -401,9 +409,6 @@ pub(crate) struct EvaluateArgs {
     pub(crate) rows: PathBuf,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// A hardware table of your own, in the form of the shipped one (default: h100, h200, b200, gb200, b300, gb300)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) hardware: Option<PathBuf>,
     /// Print JSON: tables, and the prediction of each row
     #[arg(long)]
     pub(crate) json: bool,

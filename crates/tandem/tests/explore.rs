@@ -166,6 +166,43 @@ fn a_search_that_was_killed_goes_on_where_it_was() {
 }
 
 #[test]
+fn an_interrupted_search_gives_what_it_has_and_goes_on_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("search");
+    // Millions of points, and so many simulations that they take a while.
+    let sets = ["NCTX=1..16", "NGEN=1..4", "GEN_MAX_BATCH_SIZE=1..256", "CONCURRENCY=64..65536:64"];
+    let mut command = common::tandem();
+    command.args(["explore", "deepseek-r1", "--gpu-type", "gb200", "--band", "1000", "--simulate", "3000", "--out"]).arg(&out);
+    for set in sets {
+        command.args(["--set", set]);
+    }
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let id = child.id().to_string();
+    let interrupt = || {
+        // It may have ended by itself before the second one.
+        let _ = Command::new("kill").args(["-INT", &id]).status().unwrap();
+    };
+    // The process catches it from the moment on that it says how long it will take.
+    let mut told = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut told, &mut line).unwrap();
+    assert!(line.starts_with("screened ") && line.contains(" of 16777216 points, about ") && line.contains(" s left"), "{line}");
+    interrupt();
+    let state = out.join("state.jsonl");
+    common::wait_for("a simulation to be kept", || std::fs::read_to_string(&state).is_ok_and(|text| !text.is_empty()).then_some(()));
+    interrupt();
+    let mut rest = String::new();
+    told.read_to_string(&mut rest).unwrap();
+    let done = child.wait_with_output().unwrap();
+    assert_eq!(done.status.code(), Some(130), "{rest}");
+    assert!(rest.contains("goes on with the simulations that are done"), "{rest}");
+    let found = json(&out.join("explore.json"));
+    let (screened, simulated) = (found["screened"]["points"].as_u64().unwrap(), found["simulated"].as_array().unwrap());
+    assert!((1..16_777_216).contains(&screened) && !simulated.is_empty(), "{screened} screened, {} simulated", simulated.len());
+    assert!(found["remarks"][0].as_str().unwrap().starts_with("interrupted: "), "{}", found["remarks"]);
+}
+
+#[test]
 fn nothing_left_is_an_error_with_the_nearest_change() {
     let output = explore(&["--set", "NCTX=4,6", "--slo", "tpot:1"]);
     assert_eq!(output.status.code(), Some(4));
@@ -186,6 +223,7 @@ fn mistakes_are_told_with_what_to_do() {
         (["--set", "NCTX=1,x"], "hint: an axis is --set NAME=A,B,C"),
         (["--set", "NTCX=1,2"], "hint: did you mean NCTX?"),
         (["--where", "NTCX > 1"], "hint: for example --where"),
+        (["--where", "nctx > 1"], "`nctx` is not a number"),
         (["--slo", "tpot=30"], "hint: for example --slo tpot:30"),
         (["--band", "-5"], "hint: --band 15"),
         (["--max-gpus", "0"], "not in 1.."),
@@ -195,7 +233,7 @@ fn mistakes_are_told_with_what_to_do() {
         let text = String::from_utf8(explore(&args).stderr).unwrap();
         assert!(text.contains(hint), "{args:?}: {text}");
     }
-    for args in [["--set", "NCTX=4..1"], ["--where", "NTCX > 1"], ["--slo", "speed:3"], ["--where", "NCTX >"]] {
+    for args in [["--set", "NCTX=4..1"], ["--where", "NTCX > 1"], ["--slo", "speed:3"], ["--where", "NCTX >"], ["--where", "nctx > 1"]] {
         assert_eq!(explore(&args).status.code(), Some(2), "{args:?}");
     }
     assert_eq!(explore(&["--set", "NTCX=1,2"]).status.code(), Some(3));

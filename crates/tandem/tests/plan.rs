@@ -232,3 +232,99 @@ fn aiconfigurators_own_files_price_every_operator() {
         assert!(!text.contains("not in the tables"), "{gpu}: {text}");
     }
 }
+
+fn plan(args: &[&str]) -> String {
+    let run = output(&[&["plan", "deepseek-r1"], args].concat());
+    assert!(run.status.success(), "{args:?}: {}", stderr(&run));
+    stdout(&run)
+}
+
+#[test]
+fn every_gpu_type_has_a_plan_that_fits_and_a_prediction() {
+    for gpu in ["gb200", "b200", "h100", "h200", "b300", "gb300"] {
+        let text = plan(&["--gpu-type", gpu]);
+        assert!(text.contains(&format!("devices of {gpu} on")) && text.contains("predicted at concurrency"), "{text}");
+        assert!(!text.contains("is not in the hardware table"), "{text}");
+    }
+    assert_eq!(plan(&["--gpu-type", "h200,b300"]).matches("predicted at concurrency").count(), 2, "several at once");
+}
+
+const OWN_GPU: &str = r#"{"gpus": [{"name": "mine", "memory": 400, "hbm": 13, "bf16": 4, "fp8": 8, "fp4": 20, "nvlink": 1800, "nvlink_domain": 144,
+"gpus_per_node": 4, "scale_out": 100}]}"#;
+
+#[test]
+fn a_gpu_of_the_users_own_has_the_figures_of_its_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = dir.path().join("gpus.json");
+    fs::write(&table, OWN_GPU).unwrap();
+    let own = ["--gpu-type", "mine:gb300", "--hardware", table.to_str().unwrap()];
+    let text = plan(&own);
+    // 400 GB are 372.5 GiB; twice the bandwidth and more memory than the GPU that it is like.
+    assert!(text.contains("devices of mine:gb300 on") && text.contains("372.5 GiB"), "{text}");
+    assert!(text.contains("extrapolated: no measurement of mine trt nvfp4 was fitted"), "{text}");
+    let tpot = |text: &str| -> f64 { text.split_once("TPOT ").unwrap().1.split_once(' ').unwrap().0.parse().unwrap() };
+    let unknown = plan(&own[..2]);
+    assert!(unknown.contains("GPU mine is not in the hardware table"), "{unknown}");
+    assert!(tpot(&text) < tpot(&unknown), "{text} {unknown}");
+    let explained = plan(&[&own[..], &["--explain", "DEVICE_MEMORY"]].concat());
+    assert!(explained.contains("hardware table"), "{explained}");
+    // A shipped GPU with other figures is no longer the one that was measured.
+    fs::write(&table, OWN_GPU.replace("mine", "gb200")).unwrap();
+    let changed = plan(&["--gpu-type", "gb200", "--hardware", table.to_str().unwrap()]);
+    assert!(changed.contains("not those that the constants were fitted with") && changed.contains("372.5 GiB"), "{changed}");
+    let (exit, text) = failure(&["plan", "deepseek-r1", "--gpu-type", "mine:mine"]);
+    assert!(exit == Some(2) && text.contains("NAME:LIKE"), "{text}");
+    fs::write(&table, "{}").unwrap();
+    let (exit, text) = failure(&[&["plan", "deepseek-r1"], &own[..]].concat());
+    assert!(exit == Some(9) && text.contains("no list `gpus`"), "{text}");
+}
+
+#[test]
+fn steps_that_are_too_large_run_out_of_memory_and_the_hint_fits() {
+    let set =
+        |tokens: &str| ["plan", "deepseek-r1", "--gpu-type", "gb200", "--set", &format!("CTX_MAX_NUM_TOKENS={tokens}")].map(str::to_owned);
+    let (exit, text) = failure(&set("1000000").each_ref().map(String::as_str));
+    assert!(exit == Some(4) && text.contains("of a prefill rank exceed"), "{text}");
+    let tokens = text.split_once("hint: lower CTX_MAX_NUM_TOKENS to ").expect(&text).1.trim().to_owned();
+    assert!(tokens.parse::<u32>().unwrap() > 8192, "{tokens}");
+    let text = plan(&set(&tokens).each_ref().map(String::as_str)[2..]);
+    assert!(text.contains("experts") && text.contains("transceiver"), "{text}");
+}
+
+#[test]
+fn facts_are_the_published_ones() {
+    let text = plan(&["--gpu-type", "gb200", "--facts"]);
+    for fact in [
+        "671026419200",
+        "653908770816",
+        "673.151",
+        "396.678",
+        "386.380",
+        "71.396",
+        "16.990",
+        "4.997",
+        "0.7479 PFLOP",
+        "35136 B a token",
+        "286.4 MB",
+    ] {
+        assert!(text.contains(fact), "{fact}: {text}");
+    }
+    let json: Value = serde_json::from_str(&plan(&["--gpu-type", "gb200", "--facts", "--json"])).unwrap();
+    assert_eq!(json["flops_per_pair_and_layer"]["decode"], 2 * 128 * (2 * 512 + 64));
+    assert_eq!(json["servers"][1]["memory"]["budget"]["sequences"], 281);
+}
+
+#[test]
+fn weights_in_another_format_than_the_checkpoints_are_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = include_str!("../../tandem-recipe/data/deepseek-r1.json");
+    let mut json: Value = serde_json::from_str(config).unwrap();
+    json["quantization_config"] = serde_json::json!({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]});
+    fs::write(dir.path().join("config.json"), json.to_string()).unwrap();
+    let model = dir.path().to_str().unwrap();
+    let text = plan(&["--gpu-type", "gb200", "--model", model, "--set", "WEIGHT_DTYPE=fp8", "--set", "GEN_MAX_BATCH_SIZE=128"]);
+    assert!(text.contains("weights are counted in fp8") && text.contains("config.json says nvfp4-v2"), "{text}");
+    let auto = plan(&["--gpu-type", "gb200", "--model", model, "--set", "WEIGHT_DTYPE=auto"]);
+    assert!(!auto.contains("weights are counted") && auto.contains("no measurement of gb200 trt nvfp4-v2 was fitted"), "{auto}");
+    assert!(!plan(&["--gpu-type", "gb200"]).contains("weights are counted"));
+}

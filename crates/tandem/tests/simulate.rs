@@ -200,3 +200,38 @@ fn runs_of_a_cluster_refit_the_model_to_it() {
     let ratio = tpot(&["--constants", constants.to_str().unwrap()]) / tpot(&[]);
     assert!((ratio / 1.3 - 1.0).abs() < 0.06, "{ratio}");
 }
+
+/// Reads `key` from each iteration line.
+fn numbers(run: &Path, phase: &str, key: &str) -> Vec<f64> {
+    let text = fs::read_to_string(run.join("logs").join(format!("{phase}.log"))).expect("a finished run");
+    let number = |line: &str| line.split_once(key)?.1.split([',', 'm']).next()?.parse().ok();
+    text.lines().filter_map(number).collect()
+}
+
+#[test]
+fn load_points_follow_each_other_as_in_a_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = simulated(dir.path(), "points", &["--set", "CONCURRENCY=2,4"]);
+    let (iters, begins) = (numbers(&run, "decode", "iter = "), numbers(&run, "decode", "begin = "));
+    assert!(iters.windows(2).all(|w| w[1] == w[0] + 1.0), "steps are counted on: {iters:?}");
+    assert!(begins.windows(2).all(|w| w[1] > w[0]), "{begins:?}");
+    let stamps = |point: &Value, key: &str| {
+        let text = fs::read_to_string(run.join(point["directory"].as_str().unwrap()).join("profile_export.jsonl")).unwrap();
+        let all: Vec<u64> = text.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["metadata"][key].as_u64().unwrap()).collect();
+        (*all.iter().min().unwrap(), *all.iter().max().unwrap())
+    };
+    let result = result(&run);
+    let points = result["points"].as_array().unwrap();
+    assert!(stamps(&points[1], "request_start_ns").0 >= stamps(&points[0], "request_end_ns").1);
+}
+
+#[test]
+fn everything_of_a_trace_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let trace = dir.path().join("times");
+    fs::write(&trace, (0..7).map(|i| format!("{}\n", f64::from(i) * 0.4)).collect::<String>()).unwrap();
+    // The recipe has warm-up, but a trace says when everything comes.
+    let run = simulated(dir.path(), "traced", &["--set", "WARMUP_ROUNDS=2", "--trace", trace.to_str().unwrap()]);
+    let result = result(&run);
+    assert_eq!((&result["validity"], &result["points"][0]["outcomes"]["ok"]), (&"valid".into(), &7.into()), "{result}");
+}

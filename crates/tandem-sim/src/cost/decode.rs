@@ -83,6 +83,10 @@ impl DecodeCost {
         let attention = facts.layers * (facts.attention_whole + facts.attention_split / split);
         let ffn = (facts.moe_layers * facts.shared + facts.dense_layers * facts.dense) / split;
         let head = facts.head / split;
+        // What of attention has another format than the rest.
+        let output = facts.layers * facts.attention_output / split;
+        let output_mem = (shape.output_bytes() - shape.attention_bytes()) * output;
+        let output_flops = (1.0 / (c.decode_tensor * shape.output_rate()) - attention_flops) * output;
         let doublings = ranks.log2();
         let imbalance = if shape.layout.ep > 1 { 1.0 + (c.imbalance - 1.0) * eplb_relief(facts, shape) } else { 1.0 };
         let drafts = f64::from(shape.mtp);
@@ -91,8 +95,8 @@ impl DecodeCost {
         DecodeCost {
             fixed: (facts.layers * (c.layer_s + c.sync_s * doublings) + c.host_step_s),
             depth: 1.0 + drafts / facts.layers,
-            dense_mem: hbm * (shape.attention_bytes() * attention + shape.ffn_bytes() * ffn + 2.0 * head),
-            dense_token: 2.0 * (attention_flops * attention + ffn_flops * ffn + head / (c.decode_tensor * shape.gpu.bf16)),
+            dense_mem: hbm * (shape.attention_bytes() * attention + shape.ffn_bytes() * ffn + 2.0 * head + output_mem),
+            dense_token: 2.0 * (attention_flops * attention + ffn_flops * ffn + head / (c.decode_tensor * shape.gpu.bf16) + output_flops),
             context_mem: hbm * facts.layers * facts.kv_values * shape.kv_value_bytes,
             context_token: facts.layers * facts.decode_pair_flops / split / (c.decode_attention * shape.attention_rate()),
             expert_mem: hbm * shape.ffn_bytes() * facts.moe_layers * facts.expert * facts.experts / ranks,

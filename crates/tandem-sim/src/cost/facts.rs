@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tandem_plan::{ModelConfig, ParallelLayout, WeightDtype};
+use tandem_plan::work::pair_flops;
+use tandem_plan::{ModelConfig, ParallelLayout, Phase, WeightDtype};
 
 use crate::hardware::GpuSpec;
 use crate::tables::Operators;
@@ -20,6 +21,8 @@ pub struct ModelFacts {
     pub attention_split: f64,
     /// Attention weights of a layer that every rank holds (latent down-projections).
     pub attention_whole: f64,
+    /// Of those that TP splits, the output projection's.
+    pub attention_output: f64,
     /// Weights of one routed expert.
     pub expert: f64,
     /// Routed experts of a layer.
@@ -47,6 +50,8 @@ impl ModelFacts {
     #[must_use]
     pub fn new(config: &ModelConfig) -> Self {
         let f = f64::from;
+        #[expect(clippy::cast_precision_loss, reason = "operations of a pair are far below 2^53")]
+        let whole = |n: u64| n as f64;
         let (hidden, heads) = (f(config.hidden_size), f(config.num_attention_heads));
         let (nope, rope, v) = (f(config.qk_nope_head_dim), f(config.qk_rope_head_dim), f(config.v_head_dim));
         let latent = f(config.kv_lora_rank);
@@ -62,6 +67,7 @@ impl ModelFacts {
             dense_layers: f(config.num_hidden_layers) - moe_layers,
             attention_split: q_split + latent * heads * (nope + v) + heads * v * hidden,
             attention_whole: q_whole + hidden * (latent + rope),
+            attention_output: heads * v * hidden,
             expert,
             experts: f(config.n_routed_experts.unwrap_or(0)),
             top_k: f(config.num_experts_per_tok),
@@ -70,8 +76,8 @@ impl ModelFacts {
             head: f(config.vocab_size) * hidden,
             hidden,
             kv_values: f(config.kv_values_per_token_layer()),
-            decode_pair_flops: 2.0 * heads * (2.0 * latent + rope),
-            prefill_pair_flops: 2.0 * heads * (nope + rope + v),
+            decode_pair_flops: whole(pair_flops(config, Phase::Decode)),
+            prefill_pair_flops: whole(pair_flops(config, Phase::Prefill)),
         }
     }
 }
@@ -101,7 +107,7 @@ impl Shape {
     pub fn attention_bytes(&self) -> f64 {
         match self.weights {
             WeightDtype::Fp8 => 1.0,
-            WeightDtype::Nvfp4 | WeightDtype::Bf16 => 2.0,
+            WeightDtype::Nvfp4 | WeightDtype::Nvfp4V2 | WeightDtype::Bf16 => 2.0,
             WeightDtype::F32 => 4.0,
         }
     }
@@ -111,10 +117,22 @@ impl Shape {
     pub fn ffn_bytes(&self) -> f64 {
         match self.weights {
             WeightDtype::Fp8 => 1.0,
-            WeightDtype::Nvfp4 => 0.5625,
+            WeightDtype::Nvfp4 | WeightDtype::Nvfp4V2 => 0.5625,
             WeightDtype::Bf16 => 2.0,
             WeightDtype::F32 => 4.0,
         }
+    }
+
+    /// Bytes of one weight of attention's output projection.
+    #[must_use]
+    pub fn output_bytes(&self) -> f64 {
+        if self.weights == WeightDtype::Nvfp4V2 { self.ffn_bytes() } else { self.attention_bytes() }
+    }
+
+    /// Peak rate of attention's output projection, FLOP/s.
+    #[must_use]
+    pub fn output_rate(&self) -> f64 {
+        if self.weights == WeightDtype::Nvfp4V2 { self.ffn_rate() } else { self.attention_rate() }
     }
 
     /// Peak rate of attention's matrix products, FLOP/s.
@@ -128,7 +146,7 @@ impl Shape {
     pub fn ffn_rate(&self) -> f64 {
         match self.weights {
             WeightDtype::Fp8 => self.gpu.fp8,
-            WeightDtype::Nvfp4 => self.gpu.fp4,
+            WeightDtype::Nvfp4 | WeightDtype::Nvfp4V2 => self.gpu.fp4,
             WeightDtype::Bf16 | WeightDtype::F32 => self.gpu.bf16,
         }
     }

@@ -44,14 +44,18 @@ impl PrefillCost {
         let ffn = (facts.moe_layers * facts.shared + facts.dense_layers * facts.dense) / split;
         let attention_flops = 1.0 / (c.prefill_tensor * shape.attention_rate());
         let ffn_flops = 1.0 / (c.prefill_tensor * shape.ffn_rate());
+        // What of attention has another format than the rest.
+        let output = facts.layers * facts.attention_output / split;
+        let output_mem = (shape.output_bytes() - shape.attention_bytes()) * output;
+        let output_flops = (1.0 / (c.prefill_tensor * shape.output_rate()) - attention_flops) * output;
         let imbalance = if shape.layout.ep > 1 { c.imbalance } else { 1.0 };
         let experts = facts.experts.max(1.0);
         PrefillCost {
             factor,
             untouched_base: (1.0 - facts.top_k.min(experts) / experts).max(f64::MIN_POSITIVE).ln(),
             fixed: factor * c.prefill_step_s,
-            dense_mem: factor * hbm * (shape.attention_bytes() * attention + shape.ffn_bytes() * ffn),
-            dense_token: factor * 2.0 * (attention_flops * attention + ffn_flops * ffn),
+            dense_mem: factor * hbm * (shape.attention_bytes() * attention + shape.ffn_bytes() * ffn + output_mem),
+            dense_token: factor * 2.0 * (attention_flops * attention + ffn_flops * ffn + output_flops),
             pair: factor * facts.layers * facts.prefill_pair_flops / split / (c.prefill_attention * shape.gpu.bf16),
             expert_mem: factor * hbm * shape.ffn_bytes() * facts.moe_layers * facts.expert * facts.experts / ranks,
             expert_token: factor * 2.0 * ffn_flops * facts.moe_layers * facts.top_k * facts.expert / ranks * imbalance,

@@ -5,8 +5,6 @@
 
 use std::f64::consts::LN_2;
 
-use tandem_plan::WeightDtype;
-
 use super::field::{Field, NODES, Prior, Table};
 use crate::rows::{Pool, Scenario};
 
@@ -77,7 +75,7 @@ fn decode_fixed(s: &Scenario) -> Vec<f64> {
     let osl = s.load.osl.mean();
     let values = [
         bit(s.stack == "sglang"),
-        bit(s.weights == WeightDtype::Nvfp4),
+        bit(s.weights.is_nvfp4()),
         hopper,
         h200,
         rack,
@@ -124,7 +122,7 @@ fn prefill_fixed(s: &Scenario) -> Vec<f64> {
     let tokens = f64::from(pool.max_tokens).min(f64::from(pool.max_batch) * prompt).clamp(512.0, 131_072.0);
     let values = [
         bit(s.stack == "sglang"),
-        bit(s.weights == WeightDtype::Nvfp4),
+        bit(s.weights.is_nvfp4()),
         hopper,
         h200,
         rack,

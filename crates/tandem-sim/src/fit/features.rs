@@ -3,8 +3,6 @@
 //! Each list has a name per feature, because the shipped file names them; a ridge penalty pulls every weight towards 0, so a GPU or
 //! stack without measurements gets the uncorrected analytic model.
 
-use tandem_plan::WeightDtype;
-
 use crate::rows::{Pool, Scenario};
 
 /// What both corrections begin with; values by `Common::heads`.
@@ -137,7 +135,7 @@ impl Common {
     fn new(s: &Scenario) -> Self {
         Common {
             sglang: bit(s.stack == "sglang"),
-            fp4: bit(s.weights == WeightDtype::Nvfp4),
+            fp4: bit(s.weights.is_nvfp4()),
             era: s.months.clamp(-3.0, 5.0) / 3.0,
             early: bit(s.months < 0.0),
             hopper: bit(s.hardware.starts_with("h1") || s.hardware.starts_with("h2")),

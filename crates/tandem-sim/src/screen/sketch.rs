@@ -42,7 +42,7 @@ fn scenario(sketch: &Sketch) -> Option<Scenario> {
     };
     Some(Scenario {
         kind: Kind::Disaggregated,
-        hardware: sketch.gpu.name().to_owned(),
+        hardware: sketch.gpu.table_name().to_owned(),
         stack: "trt".to_owned(),
         months: ASSUMED_MONTH,
         weights: sketch.weight_dtype,

@@ -144,7 +144,7 @@ pub(crate) fn compile(tables: &OperatorTables, w: &Wanted<'_>) -> Option<Operato
 const fn formats(weights: WeightDtype) -> &'static [Format] {
     match weights {
         WeightDtype::Fp8 => &[Format::Fp8Block, Format::Fp8],
-        WeightDtype::Nvfp4 => &[Format::Nvfp4],
+        WeightDtype::Nvfp4 | WeightDtype::Nvfp4V2 => &[Format::Nvfp4],
         WeightDtype::Bf16 => &[Format::Bf16],
         WeightDtype::F32 => &[],
     }
@@ -351,7 +351,7 @@ fn exchange(set: &Set, w: &Wanted<'_>) -> Option<Operator<Curve>> {
     let (c, f, s) = (w.config, w.facts, w.shape);
     let model = [c.hidden_size, c.num_experts_per_tok, c.n_routed_experts?];
     let sent: &[Format] = match s.weights {
-        WeightDtype::Nvfp4 => &[Format::Nvfp4, Format::Fp8, Format::Bf16],
+        WeightDtype::Nvfp4 | WeightDtype::Nvfp4V2 => &[Format::Nvfp4, Format::Fp8, Format::Bf16],
         WeightDtype::Fp8 => &[Format::Fp8, Format::Fp8Block, Format::Bf16],
         _ => &[Format::Bf16],
     };

@@ -10,8 +10,18 @@ use super::run_reader;
 use crate::cli::CompareArgs;
 use crate::exit::{Exit, Failure, OrExit};
 
+/// What a condition can be about.
+const GATE_FORM: &str = "for example --fail-if \"tokens_per_gpu<-3%\" or \"ttft.p99>10%\"; metrics are tokens_per_gpu, tokens_per_user, tokens_per_second, \
+                         requests_per_second, latency, ttft, tpot, and every other name in result.json";
+
 pub(crate) fn compare(args: &CompareArgs) -> Result<(), Failure> {
-    let gates: Vec<Gate> = args.fail_if.iter().map(|text| text.parse()).collect::<Result<_, _>>().or_exit(Exit::Usage)?;
+    let gates: Vec<Gate> = args
+        .fail_if
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>()
+        .or_exit(Exit::Usage)
+        .map_err(|failure| failure.with_hint(GATE_FORM))?;
     let runs = run_reader::read_all(&[args.baseline.clone(), args.candidate.clone()])?;
     let [baseline, candidate] = runs.as_slice() else {
         return Err(Failure::message(Exit::Usage, format!("these are {} runs, two can be compared: {}", runs.len(), names(&runs)))

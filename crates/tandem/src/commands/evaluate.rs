@@ -7,7 +7,6 @@ use anyhow::Context;
 use tandem_recipe::builtin::model_config;
 use tandem_sim::evaluate::{render, score, tables, to_json};
 use tandem_sim::fit::Constants;
-use tandem_sim::hardware;
 use tandem_sim::model::Model;
 use tandem_sim::rows::{self, Row};
 use tandem_sim::tables::OperatorTables;
@@ -24,13 +23,9 @@ pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
         }
         None => Constants::shipped(),
     };
-    let gpus = match &args.hardware {
-        Some(path) => hardware::parse(&read(path)?).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)?,
-        None => hardware::shipped(),
-    };
     let text = model_config("deepseek-r1").context("the model does not ship").or_exit(Exit::Bug)?;
     let config = tandem_plan::ModelConfig::from_json(text).context("the shipped model is invalid").or_exit(Exit::Bug)?;
-    let model = Model::new(config, gpus, constants);
+    let model = Model::new(config, super::prediction::gpus(&args.model)?, constants);
     let model = match &args.model.tables {
         Some(folder) => model.with_tables(read_tables(folder, &rows)?),
         None => model,

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context;
@@ -17,11 +18,13 @@ use tandem_explore::{
 };
 use tandem_plan::Plan;
 
+use super::progress::say;
 use super::report::{command_line, pretty};
 use super::run_folder::write_whole;
 use super::{prediction, recipe, run_reader};
 use crate::cli::ExploreArgs;
 use crate::exit::{Exit, Failure, OrExit};
+use crate::signals::Interrupts;
 
 /// Points of a space, at most: some minutes of screening.
 const MAX_POINTS: usize = 20_000_000;
@@ -40,7 +43,7 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     args.recipe.sets.clone_from(&axes.rest);
     let axes_rest = axes.rest.clone();
     let limits = limits(&args)?;
-    let recipe = recipe::load(&args.recipe)?;
+    let recipe = recipe::load_on(&args.recipe, &args.model)?;
     let about = about(&args, &axes);
     let mut space = Space::new(&recipe, axes, limits).or_exit(Exit::Usage).map_err(|failure| failure.with_hint(CONDITION_FORM))?;
     if space.len() > MAX_POINTS {
@@ -48,20 +51,33 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
         return Err(Failure::message(Exit::Usage, message).with_hint("shorten an axis, or give it a step: --set CONCURRENCY=64..4096:x2"));
     }
     let pricer = pricer(&args, &mut space)?;
+    let stops = Stops::install()?;
     let began = std::time::Instant::now();
-    let screening = screen_all(&space, &pricer);
+    let n = space.len();
+    let screening = screen_all(&space, &pricer, &stops);
     let screen_s = began.elapsed().as_secs_f64();
     if let Some(advice) = nearest(&mut space, &screening) {
         let counts: Vec<String> = screening.refusals.iter().map(|(reason, r)| format!("{} × {reason}", r.n)).collect();
         let message = format!("no point of {} is left: {}", screening.n, counts.join(", "));
         return Err(Failure::message(Exit::Infeasible, message).with_hint(format!("nearest change: {advice}")));
     }
-    let mut search = Search { space, pricer, state: None, out: args.out.clone(), n_resumed: 0 };
+    let mut cut_short: Vec<String> = Vec::new();
+    if screening.n < n {
+        cut_short.push(format!("interrupted: {} of {n} points were screened, spread over the whole space", screening.n));
+        say(&cut_short[0]);
+    }
+    let mut search = Search { space, pricer, state: None, out: args.out.clone(), n_resumed: 0, stops };
     search.open()?;
     let began = std::time::Instant::now();
     let chosen = band(&screening.points, args.band / 100.0, usize::try_from(args.simulate).unwrap_or(usize::MAX));
     let points: Vec<Screened> = chosen.iter().map(|&i| screening.points[i]).collect();
     let simulated = search.simulate(&points)?;
+    if simulated.len() < points.len() {
+        cut_short.push(format!("interrupted: {} of {} points were simulated", simulated.len(), points.len()));
+    }
+    if simulated.is_empty() {
+        return Err(interrupted(&args));
+    }
     let simulate_s = began.elapsed().as_secs_f64();
     let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
     let simulated = explored(simulated, &search.space.limits);
@@ -83,6 +99,7 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
         simulated,
         measured,
         proposals,
+        cut_short: (!cut_short.is_empty()).then(|| cut_short.join("; ")),
     };
     let timing = format!(
         "screened {} points in {screen_s:.2} s, simulated {} in {simulate_s:.2} s ({} taken from before)",
@@ -91,10 +108,60 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
         search.n_resumed
     );
     write(&args, &result, &search.space, &timing)?;
+    if result.cut_short.is_some() {
+        return Err(interrupted(&args));
+    }
     if !args.serve {
         return Ok(());
     }
     live::serve(args.port, answer::Predictor::new(search, args.recipe.recipe.clone(), given(&args, &axes_rest)), &result)
+}
+
+/// Ends a search that somebody stopped, after what there was has been written.
+fn interrupted(args: &ExploreArgs) -> Failure {
+    let hint = match &args.out {
+        Some(out) => format!("the same call with --out {} goes on with the simulations that are done", out.display()),
+        None => "with --out DIR a later call goes on with the simulations that are done".to_owned(),
+    };
+    Failure::message(Exit::Interrupted, "interrupted before the search was whole").with_hint(hint)
+}
+
+/// Counts ctrl-C and SIGTERM: each ends the part of the search that is under way, which goes on with what it has.
+struct Stops {
+    count: Arc<AtomicUsize>,
+    seen: AtomicUsize,
+}
+
+impl Stops {
+    fn install() -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
+        let mut interrupts = {
+            let _inside = runtime.enter();
+            Interrupts::install()?
+        };
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&count);
+        // Left behind at the end: it only waits for signals.
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    interrupts.next().await;
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        });
+        Ok(Stops { count, seen: AtomicUsize::new(0) })
+    }
+
+    /// Whether somebody wants the part that is under way to end.
+    fn is_stopped(&self) -> bool {
+        self.count.load(Ordering::Relaxed) > self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Begins the next part.
+    fn next_part(&self) {
+        self.seen.store(self.count.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 /// Flags that make the recipe what it is, besides axes and GPU type.
@@ -124,7 +191,7 @@ fn pricer(args: &ExploreArgs, space: &mut Space) -> Result<Pricer, Failure> {
             .with_hint("explore each number of layers by itself"));
     }
     let config = space.architecture(&read).map_err(recipe::plan_failure)?;
-    let gpus: Vec<&str> = args.recipe.gpu_type.iter().map(|gpu| gpu.name()).collect();
+    let gpus: Vec<&str> = args.recipe.gpu_type.iter().map(|gpu| gpu.table_name()).collect();
     Ok(Pricer {
         model: prediction::model_for(config, &args.model, &gpus)?,
         calibration: args.calibration.as_deref().map(super::simulate::read_calibration).transpose()?,
@@ -136,10 +203,13 @@ fn n_threads(n_pieces: usize) -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(n_pieces)
 }
 
-/// Screens every point, a stretch of the space at a time on each core.
-fn screen_all(space: &Space, pricer: &Pricer) -> Screening {
+/// Screens every point, a stretch of the space at a time on each core. Stretches that follow each other lie far apart, so that what is
+/// there when somebody stops it says something about the whole space.
+fn screen_all(space: &Space, pricer: &Pricer, stops: &Stops) -> Screening {
     let n = space.len();
-    let n_threads = n_threads(n.div_ceil(STRETCH));
+    let n_stretches = n.div_ceil(STRETCH);
+    let n_threads = n_threads(n_stretches);
+    let stride = stride(n_stretches);
     let next = AtomicUsize::new(0);
     let mut tick = progress("screened", n);
     let mut stretches: BTreeMap<usize, Screening> = BTreeMap::new();
@@ -149,8 +219,12 @@ fn screen_all(space: &Space, pricer: &Pricer) -> Screening {
             let (sender, next, mut space) = (sender.clone(), &next, space.clone());
             scope.spawn(move || {
                 loop {
-                    let from = next.fetch_add(STRETCH, Ordering::Relaxed);
-                    if from >= n || sender.send((from, screen(&mut space, pricer, &read, from..n.min(from + STRETCH)))).is_err() {
+                    let turn = next.fetch_add(1, Ordering::Relaxed);
+                    let from = turn.wrapping_mul(stride) % n_stretches.max(1) * STRETCH;
+                    if turn >= n_stretches
+                        || stops.is_stopped()
+                        || sender.send((from, screen(&mut space, pricer, &read, from..n.min(from + STRETCH)))).is_err()
+                    {
                         break;
                     }
                 }
@@ -162,10 +236,23 @@ fn screen_all(space: &Space, pricer: &Pricer) -> Screening {
             tick(stretches.len() * STRETCH);
         }
     });
+    stops.next_part();
     stretches.into_values().fold(Screening::default(), |mut all, stretch| {
         all.merge(stretch);
         all
     })
+}
+
+/// A step through `n` places that visits each once and leaves those visited so far evenly spread: about the golden ratio of `n`,
+/// without a common factor.
+fn stride(n: usize) -> usize {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    (n * 618 / 1000..).find(|&step| step > 0 && gcd(step, n.max(1)) == 1).unwrap_or(1)
 }
 
 /// The space in words.
@@ -178,7 +265,7 @@ fn about(args: &ExploreArgs, axes: &Axes) -> Vec<String> {
     }
     lines.extend(axes.derived.iter().map(|(knob, e)| format!("{} = {}", knob.name, e.text)));
     lines.extend(axes.rest.iter().cloned());
-    lines.extend(args.recipe.gpu_type.map(|gpu| format!("GPU_TYPE = {gpu}")));
+    lines.extend((!args.recipe.gpu_type.is_empty()).then(|| format!("GPU_TYPE = {}", recipe::gpu_types(&args.recipe))));
     lines.extend(args.max_gpus.map(|n| format!("at most {n} GPUs")));
     lines.extend(args.conditions.iter().map(|c| format!("where {c}")));
     lines.extend(args.slo.iter().map(|s| format!("SLO {s}")));
@@ -189,13 +276,23 @@ fn read(path: &str) -> std::io::Result<String> {
     fs::read_to_string(path)
 }
 
-/// Shows how far a long search is, where somebody looks.
+/// Shows how far a long search is and how long it will take; where nobody looks, once.
 fn progress(what: &'static str, n: usize) -> impl FnMut(usize) {
-    let is_shown = n > 50_000 && std::io::stderr().is_terminal();
+    let is_terminal = std::io::stderr().is_terminal();
+    let began = std::time::Instant::now();
+    let mut is_told = false;
     move |done| {
-        if is_shown {
-            let _ = write!(std::io::stderr(), "\r{what} {} of {n}{}", done.min(n), if done >= n { "\n" } else { "" });
+        let (done, passed) = (done.min(n), began.elapsed().as_secs_f64());
+        // The first second tells the rate.
+        if n <= 50_000 || (passed < 1.0 && !is_told) || (!is_terminal && is_told) {
+            return;
         }
+        is_told = true;
+        #[expect(clippy::cast_precision_loss, reason = "a guess")]
+        let left_s = passed * (n - done) as f64 / done.max(1) as f64;
+        let text = format!("{what} {done} of {n} points, about {left_s:.0} s left (ctrl-C goes on with those)");
+        let (before, after) = if is_terminal { ("\r", if done >= n { "\n" } else { "" }) } else { ("", "\n") };
+        let _ = write!(std::io::stderr(), "{before}{text:<90}{after}");
     }
 }
 
@@ -206,6 +303,7 @@ pub(super) struct Search {
     state: Option<State>,
     out: Option<PathBuf>,
     n_resumed: usize,
+    stops: Stops,
 }
 
 impl Search {
@@ -244,13 +342,13 @@ impl Search {
         let open: Vec<(&str, &Plan)> =
             found.iter().filter(|(.., key, _)| state.get(key).is_none()).map(|(.., key, plan)| (key.as_str(), plan)).collect();
         self.n_resumed = found.len() - open.len();
-        let (n_threads, next, pricer) = (n_threads(open.len()), AtomicUsize::new(0), &self.pricer);
+        let (n_threads, next, pricer, stops) = (n_threads(open.len()), AtomicUsize::new(0), &self.pricer, &self.stops);
         let kept = std::thread::scope(|scope| {
             let (sender, receiver) = std::sync::mpsc::channel();
             for _ in 0..n_threads {
                 let (sender, next, open) = (sender.clone(), &next, &open);
                 scope.spawn(move || {
-                    while let Some((key, plan)) = open.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    while let Some((key, plan)) = open.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| !stops.is_stopped()) {
                         let Some(prediction) = pricer.predict(plan).into_iter().next() else { continue };
                         if sender.send((*key, prediction)).is_err() {
                             break;
@@ -325,4 +423,25 @@ fn write(args: &ExploreArgs, result: &Exploration, space: &Space, timing: &str) 
         }
     }
     super::report::put(Path::new("-"), text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_place_is_visited_once_and_early_ones_are_spread() {
+        for n in [1, 2, 3, 7, 16, 97, 1000, 9766] {
+            let places: Vec<usize> = (0..n).map(|turn| turn * stride(n) % n).collect();
+            let mut sorted = places.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..n).collect::<Vec<_>>());
+            if n >= 97 {
+                // The first tenth leaves no hole of more than a fifth.
+                let mut early: Vec<usize> = places[..n / 10].to_vec();
+                early.sort_unstable();
+                assert!(early.windows(2).all(|w| w[1] - w[0] <= n / 5), "{n}: {early:?}");
+            }
+        }
+    }
 }

@@ -7,6 +7,7 @@ pub(crate) mod compare;
 pub(crate) mod doctor;
 pub(crate) mod evaluate;
 pub(crate) mod explore;
+mod facts;
 pub(crate) mod history;
 pub(crate) mod install;
 pub(crate) mod list;

@@ -8,14 +8,16 @@ use tandem_plan::Plan;
 use tandem_recipe::{explain, plan_table, render_configs};
 use tandem_sim::predict::{Interval, predict};
 
+use super::facts;
 use super::prediction::model_for;
-use super::recipe::{load, plans_of, recipe_failure};
+use super::recipe::{load_on, plans_of, recipe_failure};
+use super::report::pretty;
 use super::run_folder::write_whole;
 use crate::cli::{ModelArgs, PlanArgs};
 use crate::exit::{Exit, Failure, OrExit};
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
-    let recipe = load(&args.recipe)?;
+    let recipe = load_on(&args.recipe, &args.model)?;
     let plans = plans_of(&recipe);
     if let Some(name) = &args.explain {
         // A knob can be explained although the plan that it leads to is impossible.
@@ -33,6 +35,13 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
         }
         return Ok(());
     }
+    if args.facts {
+        return match (args.json, plans.as_slice()) {
+            (true, [plan]) => print(&pretty(&facts::json(plan))?),
+            (true, many) => print(&pretty(&many.iter().map(facts::json).collect())?),
+            (false, many) => print(&many.iter().map(facts::text).collect::<Vec<_>>().join("\n")),
+        };
+    }
     if args.json {
         print(&json(&plans)?)
     } else {
@@ -43,7 +52,7 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
 
 /// What each load point will do, where the performance model has costs of the engine; else nothing.
 fn predicted(plan: &Plan, args: &ModelArgs) -> Result<String, Failure> {
-    let model = model_for(plan.model.config.clone(), args, &[plan.hardware.gpu_type.name()])?;
+    let model = model_for(plan.model.config.clone(), args, &[plan.hardware.gpu_type.table_name()])?;
     let mut out = String::new();
     for point in predict(&model, plan) {
         let range = |interval: &Interval, scale: f64, digits: usize| {

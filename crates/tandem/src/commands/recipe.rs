@@ -5,15 +5,26 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
-use tandem_plan::Plan;
 use tandem_plan::plan::PLAN_SCHEMA_VERSION;
+use tandem_plan::{GpuType, Plan};
+use tandem_recipe::recipe::NodeFacts;
 use tandem_recipe::{Inputs, PlanError, Recipe, RecipeError, RecipeSource, TextFile, load_recipe, plans};
 
-use crate::cli::RecipeArgs;
+use super::prediction;
+use crate::cli::{ModelArgs, RecipeArgs};
 use crate::exit::{Exit, Failure, OrExit};
 
 /// Combines all layers that the command line names.
 pub(crate) fn load(args: &RecipeArgs) -> Result<Recipe, Failure> {
+    load_with(args, Vec::new())
+}
+
+/// The same with the nodes of the user's hardware table.
+pub(crate) fn load_on(args: &RecipeArgs, model: &ModelArgs) -> Result<Recipe, Failure> {
+    load_with(args, prediction::nodes(model)?)
+}
+
+fn load_with(args: &RecipeArgs, hardware: Vec<NodeFacts>) -> Result<Recipe, Failure> {
     let is_file = args.recipe.contains('/') || args.recipe.ends_with(".yaml") || args.recipe.ends_with(".yml");
     let recipe = if is_file { RecipeSource::File(read_text(Path::new(&args.recipe))?) } else { RecipeSource::Builtin(args.recipe.clone()) };
     let named = [("MODEL", &args.model), ("LOAD_FORMAT", &args.load_format), ("DEVICE_MEMORY", &args.device_memory)];
@@ -23,9 +34,15 @@ pub(crate) fn load(args: &RecipeArgs) -> Result<Recipe, Failure> {
         site: args.site.as_deref().map(read_text).transpose()?,
         env: std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect::<BTreeMap<_, _>>(),
         sets: flags.chain(args.sets.iter().cloned()).collect(),
-        gpu_type: args.gpu_type.map(|gpu| gpu.name().to_owned()),
+        gpu_type: (!args.gpu_type.is_empty()).then(|| gpu_types(args)),
+        hardware,
     };
     load_recipe(&inputs).map_err(recipe_failure)
+}
+
+/// The chosen GPU types, as they are written.
+pub(super) fn gpu_types(args: &RecipeArgs) -> String {
+    args.gpu_type.iter().map(GpuType::name).collect::<Vec<_>>().join(",")
 }
 
 /// Every deployment of a recipe.

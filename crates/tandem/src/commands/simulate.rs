@@ -4,20 +4,22 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tandem_metrics::artifacts::{ArtifactOptions, InputConfig, PointArtifacts, PointContext, RunContext, RunKind, Stimulus, render_point};
 use tandem_metrics::{Load, Reason, RunClock, Verdict};
-use tandem_plan::{EngineKind, Nanos, Phase, Plan};
+use tandem_plan::{EngineKind, LoadPoint, Nanos, Phase, Plan};
 use tandem_recipe::render_configs;
+use tandem_sched::iteration::IterationLine;
 use tandem_sched::pacing::Arrivals;
 use tandem_sim::model::Model;
 use tandem_sim::predict::{extrapolates, scenario};
-use tandem_sim::virtual_time::{Calibration, Fault, Simulated, drive, setup, simulate as run_virtual};
+use tandem_sim::virtual_time::{Calibration, Fault, Simulated, WorkerLog, drive, setup, simulate as run_virtual};
 
 use super::prediction::model_for;
 use super::progress::say;
-use super::recipe::{load, plans_of};
+use super::recipe::{load_on, plans_of};
 use super::replay::Replay;
 use super::results::Results;
 use super::run_folder::RunFolder;
@@ -28,7 +30,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
     let replay = args.replay.as_deref().map(Replay::read).transpose()?;
     let plans = match &replay {
         Some(replay) => vec![replay.plan.clone()],
-        None => plans_of(&load(&args.recipe)?)?,
+        None => plans_of(&load_on(&args.recipe, &args.model)?)?,
     };
     let calibration = args.calibration.as_deref().map(read_calibration).transpose()?;
     let faults = args.inject.iter().map(|text| text.parse::<Fault>()).collect::<Result<Vec<_>, _>>().or_exit(Exit::Usage)?;
@@ -45,7 +47,7 @@ pub(crate) fn simulate(args: &SimulateArgs) -> Result<(), Failure> {
             Some(out) => out.clone(),
             None => RunFolder::default_path(plan.load.isl, plan.load.osl),
         };
-        let model = model_for(plan.model.config.clone(), &args.model, &[plan.hardware.gpu_type.name()])?;
+        let model = model_for(plan.model.config.clone(), &args.model, &[plan.hardware.gpu_type.table_name()])?;
         simulate_plan(plan, &model, &conditions, RunFolder::create(&path)?, args.strict)?;
     }
     Ok(())
@@ -66,7 +68,7 @@ fn simulate_plan(plan: &Plan, model: &Model, conditions: &Conditions<'_>, folder
         folder.write(&name, text.as_bytes())?;
     }
     let (mut results, mut reasons, mut ended) = (Results::default(), cluster_reasons(plan, model), 0);
-    let mut logs: [String; 2] = Default::default();
+    let mut logs = Logs::default();
     for (index, point) in (0_u64..).zip(&plan.load.points) {
         let Some(mut what) = setup(plan, *point, model, calibration) else {
             return Err(Failure::message(Exit::Infeasible, "the plan lacks workers of a phase"));
@@ -77,19 +79,21 @@ fn simulate_plan(plan: &Plan, model: &Model, conditions: &Conditions<'_>, folder
         }
         let mut drive = drive(plan, *point, index);
         drive.arrivals = arrivals.clone();
+        if let (Arrivals::Trace(times), None) = (arrivals, replay) {
+            // A trace says when everything comes, so nothing of it is warm-up.
+            (drive.point.n_warmup, drive.point.n_requests) = (0, u32::try_from(times.len()).unwrap_or(u32::MAX));
+        }
         let mut simulated = run_virtual(&what, &drive).or_exit(Exit::Usage)?;
         simulated.records.iter_mut().for_each(|r| r.point = u32::try_from(index).unwrap_or(u32::MAX));
-        ended = simulated.records.iter().fold(ended, |end, r| r.end_ns.max(end));
-        for log in &simulated.logs {
-            let lines: String = log.lines.iter().map(|line| format!("{line}\n")).collect();
-            logs[usize::from(log.phase == Phase::Decode)] += &lines;
-        }
-        results
-            .add(&folder, artifacts(plan, point.concurrency, u64::from(point.n_requests), u64::from(point.n_warmup), arrivals, simulated));
+        // A load point begins when the one before has ended, as in a run.
+        let began = ended;
+        ended += simulated.records.iter().map(|r| r.end_ns).max().unwrap_or(0);
+        logs.add(&simulated.logs, Duration::from_nanos(began));
+        let point = drive.point;
+        results.add(&folder, artifacts(plan, point, began, arrivals, simulated));
     }
-    let [prefill, decode] = &logs;
-    folder.write("logs/prefill.log", prefill.as_bytes())?;
-    folder.write("logs/decode.log", decode.as_bytes())?;
+    folder.write("logs/prefill.log", logs.text(Phase::Prefill).as_bytes())?;
+    folder.write("logs/decode.log", logs.text(Phase::Decode).as_bytes())?;
     reasons.extend(faults.iter().map(|fault| {
         let message = format!("a fault was injected: {fault:?}");
         Reason { verdict: Verdict::Suspect, code: "injected_fault", message }
@@ -110,7 +114,37 @@ fn simulate_plan(plan: &Plan, model: &Model, conditions: &Conditions<'_>, folder
     results.conclude(&folder, &context, None, strict)
 }
 
-fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arrivals: &Arrivals, simulated: Simulated) -> PointArtifacts {
+/// The iteration lines of each worker over all load points, in the order of the plan.
+#[derive(Default)]
+struct Logs {
+    workers: Vec<WorkerLog>,
+}
+
+impl Logs {
+    /// Adds those of a load point that began at `began`: steps are counted on, as in a run.
+    fn add(&mut self, logs: &[WorkerLog], began: Duration) {
+        for log in logs {
+            let known = match self.workers.iter().position(|w| w.name == log.name) {
+                Some(at) => &mut self.workers[at],
+                None => {
+                    self.workers.push(WorkerLog { lines: Vec::new(), ..log.clone() });
+                    self.workers.last_mut().expect("one was added")
+                }
+            };
+            let last = known.lines.iter().map(|line| line.iter).max().unwrap_or(0);
+            let later = log.lines.iter().map(|line| IterationLine { iter: line.iter + last, begin: line.begin + began, ..*line });
+            known.lines.extend(later);
+        }
+    }
+
+    fn text(&self, phase: Phase) -> String {
+        self.workers.iter().filter(|w| w.phase == phase).flat_map(|w| &w.lines).map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// The files of a load point that began at `began_ns`.
+fn artifacts(plan: &Plan, point: LoadPoint, began_ns: u64, arrivals: &Arrivals, simulated: Simulated) -> PointArtifacts {
+    let (concurrency, n_requests, n_warmup) = (point.concurrency, u64::from(point.n_requests), u64::from(point.n_warmup));
     let stimulus = match arrivals {
         Arrivals::Constant { rate } | Arrivals::Gamma { rate, .. } => Stimulus::RequestRate(*rate),
         _ => Stimulus::Concurrency(concurrency),
@@ -122,7 +156,7 @@ fn artifacts(plan: &Plan, concurrency: u32, n_requests: u64, n_warmup: u64, arri
     };
     let n_sent = simulated.records.iter().filter(|r| r.phase == tandem_metrics::LoadPhase::Profiling).count() as u64;
     let context = PointContext {
-        clock: RunClock { wall_origin_ns: 0 },
+        clock: RunClock { wall_origin_ns: began_ns },
         model: plan.model.served_name.clone(),
         stimulus,
         load: Load {

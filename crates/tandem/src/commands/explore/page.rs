@@ -22,9 +22,8 @@ pub(super) fn page(e: &Exploration, space: &Space, command: &str) -> ExplorePage
     groups.retain(|g| !g.points.is_empty());
     let mut tables = vec![table("Frontier", "Sorted by tokens/s/user; ranges hold 8 of 10 errors.", &frontier, &[])];
     if !proposed.is_empty() {
-        let gains: Vec<String> = e.proposals.iter().map(|p| format!("+{:.1} %", p.gain * 100.0)).collect();
         let note = "By the expected growth of the area under the frontier, of what is measured so far.";
-        tables.push(table("Measure next", note, &proposed, &gains));
+        tables.push(table("Measure next", note, &proposed, &e.gains()));
     }
     if !e.measured.is_empty() {
         tables.push(measured_table(e));
