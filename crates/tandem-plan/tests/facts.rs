@@ -226,7 +226,7 @@ fn workspace(phase: Phase, change: impl FnOnce(&mut MemoryQuestion<'_>)) -> Work
         engine: EngineKind::DynamoTrtllm,
         layout,
         limits: EngineLimits { max_batch_size: batch, max_num_tokens: tokens, max_seq_len: 9374, chunked_prefill: true },
-        device: GpuType::Gb200.hardware().expect("it ships").device_memory,
+        device: GpuType::Gb200.hardware().expect("it is a GPU").device_memory,
         weight_dtype: WeightDtype::Nvfp4,
         loaded: NONE,
         kv_dtype: KvDtype::Fp8,

@@ -54,7 +54,7 @@ fn run_json(run: &Run) -> Value {
         "points": run.points().zip(&run.predictions).map(|((point, _), predicted)| point_json(point, predicted.as_ref())).collect::<Vec<_>>(),
         "not_predicted": run.prediction_remarks,
         "set_knobs": knobs,
-        "command": plan.map(|plan| plan.command()),
+        "command": plan.map(|plan| plan.command(run.is_simulated())),
     })
 }
 

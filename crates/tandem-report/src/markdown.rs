@@ -48,14 +48,14 @@ fn about(out: &mut String, run: &Run) {
         result.n_gpus,
         md(&result.recipe),
         md(&result.kind),
-        md(&result.started_at)
+        if run.is_simulated() { "in virtual time".to_owned() } else { md(&result.started_at).to_string() }
     );
     if let Some(hash) = &result.plan_hash {
         let _ = write!(out, ", plan {}", md(&hash.chars().take(12).collect::<String>()));
     }
     out.push_str(".\n");
     if let Some(plan) = &run.plan {
-        let _ = write!(out, "\n    {}\n", plan.command().replace(['\n', '\r'], " "));
+        let _ = write!(out, "\n    {}\n", plan.command(run.is_simulated()).replace(['\n', '\r'], " "));
     }
 }
 

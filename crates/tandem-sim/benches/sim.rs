@@ -2,16 +2,19 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark measures real time; the crate itself has none")]
 
+#[path = "../tests/scenarios/mod.rs"]
+mod scenarios;
+
 use std::hint::black_box;
 use std::io::Write;
 use std::time::Instant;
 
-use tandem_plan::{ParallelLayout, WeightDtype};
+use scenarios::gb200;
 use tandem_sim::cost::DecodeLoad;
 use tandem_sim::des::{Lengths, Load, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
-use tandem_sim::rows::{Kind, Pool, Scenario};
+use tandem_sim::rows::Scenario;
 use tandem_sim::screen::screen;
 
 fn main() {
@@ -83,32 +86,8 @@ fn screens(out: &mut impl Write, model: &Model, recipe: &Scenario) {
 
 /// The published GB200 configuration.
 fn recipe() -> Scenario {
-    let pool = |workers, tp, max_batch, max_tokens| Pool {
-        workers,
-        layout: ParallelLayout { tp, pp: 1, ep: tp, attention_dp: true },
-        max_batch,
-        max_tokens,
-        memory_fraction: 0.8,
-    };
-    Scenario {
-        kind: Kind::Disaggregated,
-        hardware: "gb200".to_owned(),
-        stack: "trt".to_owned(),
-        months: 0.0,
-        weights: WeightDtype::Nvfp4,
-        prefill: pool(6, 4, 1, 8448),
-        decode: pool(1, 8, 256, 256),
-        mtp: 0,
-        eplb_slots: 0,
-        gpus: 32.0,
-        load: Load {
-            concurrency: 2048,
-            requests: 10_000,
-            isl: Lengths::Fixed(8150),
-            osl: Lengths::Fixed(1024),
-            seed: 100,
-            stream_interval: 20,
-        },
-        assumed: Vec::new(),
-    }
+    let mut s = gb200(6, 256, 2048);
+    s.months = 0.0;
+    (s.load.requests, s.load.seed, s.load.stream_interval) = (10_000, 100, 20);
+    s
 }

@@ -2,16 +2,19 @@
 //!
 //! `metamorphic.rs` has the same laws at chosen points. Draws are seeded, so a failure repeats.
 
+mod scenarios;
+
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
+use scenarios::{Draws, ROUNDS, draw, pick};
 use tandem_metrics::LoadPhase;
-use tandem_plan::{LoadPoint, ParallelLayout, Phase, Routing, WeightDtype};
+use tandem_plan::{LoadPoint, Phase, Routing};
 use tandem_sched::SchedConfig;
 use tandem_sched::pacing::Arrivals;
-use tandem_sim::des::{Deployment, Lengths, Load, Outcome, simulate};
+use tandem_sim::des::{Deployment, Load, Outcome, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
-use tandem_sim::rows::{Kind, Pool, Scenario};
+use tandem_sim::rows::Scenario;
 use tandem_sim::screen::{Bound, Estimate, screen};
 use tandem_sim::virtual_time::{
     Acceptance, Drive, Flow, Gap, Late, LinearCosts, Link, Overheads, Setup, Simulated, StepCosts, WorkerSetup, simulate as run_virtual,
@@ -19,59 +22,16 @@ use tandem_sim::virtual_time::{
 
 /// Deployments drawn for each law.
 const N: usize = 120;
-/// Rounds of warm-up and of measurement.
-const ROUNDS: (u32, u32) = (2, 8);
+/// Without pipelines and drafts; laws add those.
+const DRAWS: Draws =
+    Draws { workers: 5, pipelines: 0.0, drafts: &[0], batches: &[8, 32, 128], concurrency: &[16, 64, 256, 1024], osl: &[128, 512, 1024] };
 
 fn rng(seed: u64) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(seed)
 }
 
-fn pick<T: Copy>(rng: &mut impl Rng, from: &[T]) -> T {
-    from[rng.random_range(0..from.len())]
-}
-
 fn model() -> Model {
     Model::deepseek_r1(Constants::shipped())
-}
-
-/// A deployment for a cluster, without pipelines and drafts; laws add those.
-fn draw(rng: &mut impl Rng) -> Scenario {
-    let (hardware, weights) =
-        pick(rng, &[("h100", WeightDtype::Fp8), ("h200", WeightDtype::Fp8), ("b200", WeightDtype::Nvfp4), ("gb200", WeightDtype::Nvfp4)]);
-    let mut pool = |batches: &[u32], tokens: &[u32]| {
-        let (tp, attention_dp) = (pick(rng, &[4, 8, 16]), rng.random_bool(0.6));
-        Pool {
-            workers: rng.random_range(1..=5),
-            layout: ParallelLayout { tp, pp: 1, ep: if attention_dp { tp } else { pick(rng, &[1, tp]) }, attention_dp },
-            max_batch: pick(rng, batches),
-            max_tokens: pick(rng, tokens),
-            memory_fraction: 0.8,
-        }
-    };
-    let prefill = pool(&[1, 2, 8], &[2048, 8448, 16_384]);
-    let decode = pool(&[8, 32, 128], &[512]);
-    let concurrency = pick(rng, &[16, 64, 256, 1024]);
-    Scenario {
-        kind: Kind::Disaggregated,
-        hardware: hardware.to_owned(),
-        stack: "trt".to_owned(),
-        months: 2.0,
-        weights,
-        mtp: 0,
-        eplb_slots: pick(rng, &[0, 0, 288]),
-        gpus: prefill.gpus() + decode.gpus(),
-        prefill,
-        decode,
-        load: Load {
-            concurrency,
-            requests: concurrency * (ROUNDS.0 + ROUNDS.1),
-            isl: Lengths::Fixed(pick(rng, &[512, 1024, 4096, 8150])),
-            osl: Lengths::Fixed(pick(rng, &[128, 512, 1024])),
-            seed: rng.random(),
-            stream_interval: 1,
-        },
-        assumed: Vec::new(),
-    }
 }
 
 fn deployment(model: &Model, s: &Scenario) -> Deployment {
@@ -101,7 +61,7 @@ fn doubled(load: &Load) -> Load {
 fn more_memory_never_lowers_capacity_or_throughput() {
     let (model, mut rng) = (model(), rng(1));
     for i in 0..N {
-        let mut s = draw(&mut rng);
+        let mut s = draw(&mut rng, &DRAWS);
         let fractions = [0.3, 0.5, 0.7, 0.9];
         let tokens = fractions.map(|fraction| {
             s.decode.memory_fraction = fraction;
@@ -127,7 +87,7 @@ fn more_memory_never_lowers_capacity_or_throughput() {
 fn twice_of_everything_gives_twice_the_throughput() {
     let (model, mut rng) = (model(), rng(2));
     for i in 0..N {
-        let s = draw(&mut rng);
+        let s = draw(&mut rng, &DRAWS);
         let one = deployment(&model, &s);
         let mut two = one.clone();
         two.prefill.workers *= 2;
@@ -147,7 +107,7 @@ fn drafts_that_are_never_accepted_are_never_faster() {
     model.constants.coefficients.acceptance = 0.0;
     let (mut rng, mut gain) = (rng(3), 0.0);
     for i in 0..N {
-        let mut s = draw(&mut rng);
+        let mut s = draw(&mut rng, &DRAWS);
         // What was measured of drafts holds for those that are accepted: corrections are those without.
         let factors = model.factors(&s);
         let tokens = model.kv_tokens(&s);
@@ -169,7 +129,7 @@ fn drafts_that_are_never_accepted_are_never_faster() {
 fn a_pipeline_creates_no_throughput() {
     let (model, mut rng, mut n_saturated) = (model(), rng(4), 0);
     for i in 0..N {
-        let s = draw(&mut rng);
+        let s = draw(&mut rng, &DRAWS);
         // Two stages take twice the GPUs: no better than twice the servers at the same load.
         let mut stages = s.clone();
         stages.prefill.layout.pp = 2;
@@ -201,7 +161,7 @@ fn a_pipeline_creates_no_throughput() {
 fn littles_law_holds_on_every_output() {
     let (model, mut rng) = (model(), rng(5));
     for i in 0..N {
-        let s = draw(&mut rng);
+        let s = draw(&mut rng, &DRAWS);
         let d = deployment(&model, &s);
         let concurrency = f64::from(s.load.concurrency);
         let quick = screened(&d, &s.load);

@@ -1,44 +1,25 @@
 //! What must hold of every prediction, whatever the constants are.
 
+mod scenarios;
+
+use scenarios::gb200;
 use tandem_plan::{ParallelLayout, WeightDtype};
 use tandem_sim::cost::{Coefficients, Correction, DecodeCost, DecodeLoad, ModelFacts, Shape};
-use tandem_sim::des::{Deployment, Lengths, Load, Outcome, simulate};
+use tandem_sim::des::{Deployment, Lengths, Outcome, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::hardware::{find, shipped};
 use tandem_sim::model::Model;
-use tandem_sim::rows::{Kind, Pool, Scenario};
+use tandem_sim::rows::Scenario;
 
 fn model() -> Model {
     Model::deepseek_r1(Constants::shipped())
 }
 
-fn pool(workers: u32, tp: u32, max_batch: u32, max_tokens: u32) -> Pool {
-    let layout = ParallelLayout { tp, pp: 1, ep: tp, attention_dp: true };
-    Pool { workers, layout, max_batch, max_tokens, memory_fraction: 0.8 }
-}
-
 fn scenario(concurrency: u32) -> Scenario {
-    Scenario {
-        kind: Kind::Disaggregated,
-        hardware: "gb200".to_owned(),
-        stack: "trt".to_owned(),
-        months: 0.0,
-        weights: WeightDtype::Nvfp4,
-        prefill: pool(2, 4, 1, 8448),
-        decode: pool(1, 8, 64, 64),
-        mtp: 0,
-        eplb_slots: 0,
-        gpus: 16.0,
-        load: Load {
-            concurrency,
-            requests: concurrency * 6,
-            isl: Lengths::Uniform(3000, 4000),
-            osl: Lengths::Uniform(400, 500),
-            seed: 7,
-            stream_interval: 1,
-        },
-        assumed: Vec::new(),
-    }
+    let mut s = gb200(2, 64, concurrency);
+    (s.months, s.load.seed) = (0.0, 7);
+    (s.load.isl, s.load.osl) = (Lengths::Uniform(3000, 4000), Lengths::Uniform(400, 500));
+    s
 }
 
 fn deployment(s: &Scenario) -> Deployment {

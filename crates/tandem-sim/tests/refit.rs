@@ -1,41 +1,12 @@
 //! A cluster that differs from the published rows, and what three of its runs tell of a fourth.
 
-use tandem_plan::{ParallelLayout, WeightDtype};
-use tandem_sim::des::{Lengths, Load, simulate};
+mod scenarios;
+
+use scenarios::gb200;
+use tandem_sim::des::simulate;
 use tandem_sim::fit::{Constants, OwnRun, refit};
 use tandem_sim::model::{Factors, Model};
-use tandem_sim::rows::{Kind, Measured, Pool, Scenario};
-
-fn scenario(concurrency: u32, n_prefill: u32, max_batch: u32) -> Scenario {
-    let pool = |workers, tp, max_batch, max_tokens| Pool {
-        workers,
-        layout: ParallelLayout { tp, pp: 1, ep: tp, attention_dp: true },
-        max_batch,
-        max_tokens,
-        memory_fraction: 0.8,
-    };
-    Scenario {
-        kind: Kind::Disaggregated,
-        hardware: "gb200".to_owned(),
-        stack: "trt".to_owned(),
-        months: 2.0,
-        weights: WeightDtype::Nvfp4,
-        prefill: pool(n_prefill, 4, 1, 8448),
-        decode: pool(1, 8, max_batch, max_batch),
-        mtp: 0,
-        eplb_slots: 0,
-        gpus: f64::from(4 * n_prefill + 8),
-        load: Load {
-            concurrency,
-            requests: concurrency * 6,
-            isl: Lengths::Fixed(8150),
-            osl: Lengths::Fixed(1024),
-            seed: 3,
-            stream_interval: 1,
-        },
-        assumed: Vec::new(),
-    }
-}
+use tandem_sim::rows::{Measured, Scenario};
 
 /// What a cluster would measure whose decode steps take 1.2 and whose prefill 0.85 of what the shipped constants say.
 fn measure(model: &Model, s: Scenario) -> OwnRun {
@@ -57,8 +28,8 @@ fn measure(model: &Model, s: Scenario) -> OwnRun {
 #[test]
 fn three_runs_of_a_cluster_predict_its_fourth() {
     let model = Model::deepseek_r1(Constants::shipped());
-    let runs = [(64, 2, 64), (512, 3, 64), (1024, 4, 128)].map(|(c, n, b)| measure(&model, scenario(c, n, b)));
-    let fourth = measure(&model, scenario(256, 3, 64));
+    let runs = [(64, 2, 64), (512, 3, 64), (1024, 4, 128)].map(|(c, n, b)| measure(&model, gb200(n, b, c)));
+    let fourth = measure(&model, gb200(3, 64, 256));
     let refitted = refit(&model, &runs);
     assert!(refitted.before.iter().all(|e| e[0].unwrap() < -0.1), "{:?}", refitted.before);
     assert!(refitted.left_out.iter().all(|e| e[0].unwrap().abs() < 0.05), "{:?}", refitted.left_out);
@@ -80,7 +51,7 @@ fn three_runs_of_a_cluster_predict_its_fourth() {
 #[test]
 fn a_single_run_moves_predictions_but_narrows_no_interval() {
     let model = Model::deepseek_r1(Constants::shipped());
-    let refitted = refit(&model, &[measure(&model, scenario(256, 3, 64))]);
+    let refitted = refit(&model, &[measure(&model, gb200(3, 64, 256))]);
     assert!(refitted.left_out.is_empty());
     assert_eq!(refitted.constants.provenance.spread, model.constants.provenance.spread);
     assert!(refitted.constants.decode[0] > model.constants.decode[0] + 0.1);

@@ -1,65 +1,27 @@
 //! The screen beside the simulator, on deployments drawn at random.
 
-use rand::{Rng, SeedableRng};
+mod scenarios;
+
+use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
-use tandem_plan::{ParallelLayout, WeightDtype};
-use tandem_sim::des::{Lengths, Load, simulate};
+use scenarios::{Draws, ROUNDS, draw, gb200, pool};
+use tandem_sim::des::{Lengths, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
-use tandem_sim::rows::{Kind, Pool, Scenario};
+use tandem_sim::rows::Scenario;
 use tandem_sim::screen::{Bound, Estimate, screen};
 
 /// Deployments that are compared.
 const N: usize = 600;
-/// Rounds of warm-up and of measurement, as in the recipes.
-const ROUNDS: (u32, u32) = (2, 8);
-
-fn pick<T: Copy>(rng: &mut impl Rng, from: &[T]) -> T {
-    from[rng.random_range(0..from.len())]
-}
-
-/// What a user might explore: both generations of GPUs, 1 to 8 servers a phase of 4 to 16 ranks, any mix of limits and loads.
-fn draw(rng: &mut impl Rng) -> Scenario {
-    let (hardware, weights) = pick(rng, &[("h100", WeightDtype::Fp8), ("b200", WeightDtype::Nvfp4), ("gb200", WeightDtype::Nvfp4)]);
-    let isl = pick(rng, &[512, 1024, 2048, 4096, 8150]);
-    let osl = pick(rng, &[128, 512, 1024, 2048]);
-    let mut pool = |batches: &[u32], tokens: &[u32]| {
-        let tp = pick(rng, &[4, 8, 16]);
-        let attention_dp = rng.random_bool(0.6);
-        let pp = if rng.random_bool(0.15) { 2 } else { 1 };
-        Pool {
-            workers: rng.random_range(1..=8),
-            layout: ParallelLayout { tp, pp, ep: if attention_dp { tp } else { pick(rng, &[1, tp]) }, attention_dp },
-            max_batch: pick(rng, batches),
-            max_tokens: pick(rng, tokens),
-            memory_fraction: 0.8,
-        }
-    };
-    let prefill = pool(&[1, 2, 8], &[2048, 8448, 16_384]);
-    let decode = pool(&[8, 32, 128, 256], &[512]);
-    let concurrency = pick(rng, &[4, 16, 64, 256, 1024, 2048]);
-    Scenario {
-        kind: Kind::Disaggregated,
-        hardware: hardware.to_owned(),
-        stack: "trt".to_owned(),
-        months: 2.0,
-        weights,
-        mtp: pick(rng, &[0, 0, 1, 3]),
-        eplb_slots: pick(rng, &[0, 0, 288]),
-        gpus: prefill.gpus() + decode.gpus(),
-        prefill,
-        decode,
-        load: Load {
-            concurrency,
-            requests: concurrency * (ROUNDS.0 + ROUNDS.1),
-            isl: Lengths::Fixed(isl),
-            osl: Lengths::Fixed(osl),
-            seed: rng.random(),
-            stream_interval: 1,
-        },
-        assumed: Vec::new(),
-    }
-}
+/// What a user might explore.
+const DRAWS: Draws = Draws {
+    workers: 8,
+    pipelines: 0.15,
+    drafts: &[0, 0, 1, 3],
+    batches: &[8, 32, 128, 256],
+    concurrency: &[4, 16, 64, 256, 1024, 2048],
+    osl: &[128, 512, 1024, 2048],
+};
 
 /// Median and 90th percentile of |ln(a / b)|, and the mean of ln(a / b).
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +45,7 @@ fn it_agrees_with_the_simulator_within_the_stated_errors() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
     let mut logs: [Vec<f64>; 3] = Default::default();
     for _ in 0..N {
-        let s = draw(&mut rng);
+        let s = draw(&mut rng, &DRAWS);
         let mut deployment = model.deployment(&s, model.factors(&s));
         deployment.prefill.chunked = true;
         let warmup = s.load.concurrency * ROUNDS.0;
@@ -100,16 +62,13 @@ fn it_agrees_with_the_simulator_within_the_stated_errors() {
     assert!(ttft.median < 0.02 && ttft.p90 < 0.30 && ttft.bias.abs() < 0.10, "{ttft:?}");
 }
 
-/// The recipe's shape with `workers` times as many servers of both phases.
+/// The recipe's shape with `times` as many servers of both phases.
 fn scaled(times: u32, concurrency: u32, max_batch: u32) -> Scenario {
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
-    let mut s = draw(&mut rng);
-    let layout = ParallelLayout { tp: 8, pp: 1, ep: 8, attention_dp: true };
-    s.prefill = Pool { workers: 2 * times, layout, max_batch: 1, max_tokens: 8448, memory_fraction: 0.8 };
-    s.decode = Pool { workers: times, layout, max_batch, max_tokens: 512, memory_fraction: 0.8 };
-    s.load.concurrency = concurrency * times;
+    let mut s = gb200(2 * times, max_batch, concurrency * times);
+    s.prefill = pool(2 * times, 8, 1, 8448);
+    s.decode = pool(times, 8, max_batch, 512);
+    s.gpus = s.prefill.gpus() + s.decode.gpus();
     s.load.requests = 10 * concurrency * times;
-    (s.load.isl, s.load.osl) = (Lengths::Fixed(8150), Lengths::Fixed(1024));
     s
 }
 

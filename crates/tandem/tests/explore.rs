@@ -203,6 +203,16 @@ fn an_interrupted_search_gives_what_it_has_and_goes_on_later() {
 }
 
 #[test]
+fn a_port_that_is_taken_is_told_at_once() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = explore(&["--set", "NCTX=3,4", "--serve", "--port", &port]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(5) && output.stdout.is_empty(), "{text}");
+    assert!(text.contains("cannot listen on 127.0.0.1") && text.contains("hint: another --port"), "{text}");
+}
+
+#[test]
 fn nothing_left_is_an_error_with_the_nearest_change() {
     let output = explore(&["--set", "NCTX=4,6", "--slo", "tpot:1"]);
     assert_eq!(output.status.code(), Some(4));

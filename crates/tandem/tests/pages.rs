@@ -158,6 +158,10 @@ fn the_live_page_in_a_browser() {
                       b.getBoundingClientRect().right > b.closest('.wide').getBoundingClientRect().right).length";
         assert_eq!(browser.eval(hidden), 0, "{}", view.name);
         assert!(text("command").contains("--set NCTX=3"), "{}", text("command"));
+        // Whoever moves a slider sees what comes of it, on a phone too.
+        let seen = "document.querySelector('input[name=OSL]').scrollIntoView({block: 'center'}); \
+                    const r = document.getElementById('verdict').getBoundingClientRect(); return r.top >= 0 && r.bottom <= innerHeight";
+        assert_eq!(browser.eval(seen), true, "{}", view.name);
         look(&browser, "live", view, 1);
     }
     // A knob that makes it impossible is named and marked, also when it was folded away.

@@ -65,7 +65,7 @@ fn predictions_stand_beside_the_figures_of_a_run() {
     }
     assert!(points.iter().all(|point| point["prediction"]["figures"].as_array().unwrap().len() == 4), "{points:?}");
     let page = fs::read_to_string(page).unwrap();
-    assert!(page.contains("Prediction beside measurement") && page.contains("This run was simulated itself."));
+    assert!(page.contains("Prediction beside measurement") && page.contains("This run was simulated itself, step by step"));
     assert!(stdout(&output(&["report", run])).contains("| simulated | predicted | range (8 of 10) | off by |"));
     // The CPU engine has no costs without a calibration, and that is said.
     let unknown = json(&["report", fixture().to_str().unwrap(), "--json"]);

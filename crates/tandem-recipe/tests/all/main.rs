@@ -3,6 +3,7 @@
 mod common;
 mod effects;
 mod errors;
+mod hints;
 mod layers;
 mod properties;
 mod published;

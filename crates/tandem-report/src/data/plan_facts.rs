@@ -86,8 +86,9 @@ impl PlanFacts {
     }
 
     /// A command that leads to the same knobs from the built-in recipe, whatever layers they came from.
-    pub(crate) fn command(&self) -> String {
-        let mut words = vec!["tandem run".to_owned(), quoted(self.base_recipe())];
+    pub(crate) fn command(&self, is_simulated: bool) -> String {
+        let verb = if is_simulated { "tandem simulate" } else { "tandem run" };
+        let mut words = vec![verb.to_owned(), quoted(self.base_recipe())];
         for knob in self.set_knobs() {
             words.push(format!("--set {}", quoted(&format!("{}={}", knob.name, knob.value))));
         }

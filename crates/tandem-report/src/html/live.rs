@@ -17,7 +17,7 @@ pub fn live_html() -> String {
          <main class=\"live\"><section id=\"controls\" aria-label=\"Knobs\"><div id=\"sliders\"></div>\
          <details id=\"folded\"><summary>More knobs</summary></details>\
          <p class=\"buttons\"><button id=\"reset\">Back to the recipe</button></p></section>\n\
-         <section id=\"result\"><div aria-live=\"polite\"><p id=\"verdict\"></p><dl id=\"figures\" class=\"headline\"></dl>\
+         <section id=\"result\"><div id=\"answer\" aria-live=\"polite\"><p id=\"verdict\"></p><dl id=\"figures\" class=\"headline\"></dl>\
          <p id=\"why\" class=\"quiet\"></p></div>\
          <p class=\"buttons\"><button id=\"keep\">Keep this point</button><button id=\"copy-link\">Copy link</button>\
          <button id=\"copy-command\">Copy command</button><span id=\"copied\" class=\"quiet\" role=\"status\"></span></p>\

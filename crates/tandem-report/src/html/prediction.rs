@@ -22,8 +22,13 @@ pub(super) fn write(page: &mut Page, run: &Run) {
     let mut seen = Vec::new();
     remarks.retain(|remark| !seen.contains(remark) && (seen.push(remark.clone()), true).1);
     if !pairs.is_empty() {
-        let what = if run.is_simulated() { "This run was simulated itself. " } else { "" };
-        let text = format!("{what}From the plan and the constants alone; a range is expected to hold 8 of 10 measurements.");
+        let what = if run.is_simulated() {
+            " This run was simulated itself, step by step, and predictions come from a faster simulation: TTFT may differ where requests wait, since \
+             that keeps one queue before all decode ranks."
+        } else {
+            ""
+        };
+        let text = format!("From the plan and the constants alone; a range is expected to hold 8 of 10 measurements.{what}");
         page.paragraph("quiet", &text);
     }
     if !remarks.is_empty() {

@@ -64,7 +64,8 @@ fn facts(page: &mut Page, run: &Run) {
         ("model", result.model.clone()),
         ("kind", if result.partial { format!("{}, partial", result.kind) } else { result.kind.clone() }),
         ("GPUs", result.n_gpus.to_string()),
-        ("began", to_the_second(&result.started_at)),
+        // The clock of a simulation begins in 1970.
+        ("began", if run.is_simulated() { String::new() } else { to_the_second(&result.started_at) }),
         ("took", format!("{} s", number(result.duration_s))),
     ];
     if let Some(plan) = &run.plan {
@@ -189,8 +190,11 @@ fn reproduce(page: &mut Page, index: usize, run: &Run) {
     let result = &run.result;
     match &run.plan {
         Some(plan) => {
-            let _ = write!(page.out, "<pre><code>{}</code></pre>", esc(&plan.command()));
+            let _ = write!(page.out, "<pre><code>{}</code></pre>", esc(&plan.command(run.is_simulated())));
             page.paragraph("quiet", "The command sets everything that was not as in the built-in recipe, whichever layer it came from.");
+            if run.is_simulated() {
+                page.paragraph("quiet", "Arrivals, faults, constants and calibrations that the simulation was given are flags, not knobs: add them.");
+            }
             knobs(page, index, plan);
         }
         None => page.paragraph("quiet", "There is no plan.json: the endpoint was not deployed by this run. Each profile_export_genai_perf.json has the load under input_config."),
@@ -202,8 +206,8 @@ fn reproduce(page: &mut Page, index: usize, run: &Run) {
         ("versions", versions.join(", ")),
         ("machines", result.machines.join(", ")),
         ("nodes", run.plan.as_ref().map(|plan| plan.n_nodes.to_string()).unwrap_or_default()),
-        ("began", result.started_at.clone()),
-        ("ended", result.ended_at.clone()),
+        ("began", if run.is_simulated() { "in virtual time".to_owned() } else { result.started_at.clone() }),
+        ("ended", if run.is_simulated() { String::new() } else { result.ended_at.clone() }),
     ];
     let rows = rows.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| vec![Cell::text(name), Cell::code(&value)]);
     page.table(&Table { caption: String::new(), head: vec!["what".to_owned(), "value".to_owned()], rows: rows.collect() });

@@ -173,6 +173,20 @@ fn a_partial_run_is_not_on_the_frontier() {
 }
 
 #[test]
+fn a_simulated_run_is_reproduced_by_simulating_and_has_no_date() {
+    let mut simulated = result();
+    simulated["kind"] = "simulated".into();
+    simulated["started_at"] = "1970-01-01T00:00:00.000000000Z".into();
+    let virtual_run = run_of("virtual", &simulated, Some(&text("plan.json")));
+    let (page, text) = (page(std::slice::from_ref(&virtual_run)), markdown(std::slice::from_ref(&virtual_run), &[]));
+    for shown in [&page, &text] {
+        assert!(shown.contains("tandem simulate nano") && !shown.contains("tandem run nano") && !shown.contains("1970"), "{shown}");
+    }
+    let measured = crate::fixture::page(&[crate::fixture::run("real")]);
+    assert!(measured.contains("tandem run nano") && !measured.contains("tandem simulate"));
+}
+
+#[test]
 fn what_cannot_be_read_is_said() {
     let mut run = run_of("a", &result(), Some("{}"));
     run.set_records(0, &records(0)[..1]);

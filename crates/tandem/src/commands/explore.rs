@@ -51,6 +51,8 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
         return Err(Failure::message(Exit::Usage, message).with_hint("shorten an axis, or give it a step: --set CONCURRENCY=64..4096:x2"));
     }
     let pricer = pricer(&args, &mut space)?;
+    // A port that is taken is told before the search, not after it.
+    let listener = if args.serve { Some(live::listen(args.port)?) } else { None };
     let stops = Stops::install()?;
     let began = std::time::Instant::now();
     let n = space.len();
@@ -111,10 +113,8 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     if result.cut_short.is_some() {
         return Err(interrupted(&args));
     }
-    if !args.serve {
-        return Ok(());
-    }
-    live::serve(args.port, answer::Predictor::new(search, args.recipe.recipe.clone(), given(&args, &axes_rest)), &result)
+    let Some(listener) = listener else { return Ok(()) };
+    live::serve(listener, answer::Predictor::new(search, args.recipe.recipe.clone(), given(&args, &axes_rest)), &result)
 }
 
 /// Ends a search that somebody stopped, after what there was has been written.
@@ -168,7 +168,17 @@ impl Stops {
 fn given(args: &ExploreArgs, rest: &[String]) -> Vec<String> {
     let r = &args.recipe;
     let site = r.site.as_ref().map(|path| path.display().to_string());
-    let flags = [("--site", &site), ("--model", &r.model), ("--load-format", &r.load_format), ("--device-memory", &r.device_memory)];
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+    let [hardware, constants, tables] = [&args.model.hardware, &args.model.constants, &args.model.tables].map(path);
+    let flags = [
+        ("--site", &site),
+        ("--model", &r.model),
+        ("--load-format", &r.load_format),
+        ("--device-memory", &r.device_memory),
+        ("--hardware", &hardware),
+        ("--constants", &constants),
+        ("--tables", &tables),
+    ];
     let flags = flags.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?])).flatten();
     flags.chain(rest.iter().flat_map(|set| ["--set".to_owned(), set.clone()])).collect()
 }
@@ -427,7 +437,18 @@ fn write(args: &ExploreArgs, result: &Exploration, space: &Space, timing: &str) 
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn the_command_of_the_live_page_has_what_the_search_was_given() {
+        let words = ["tandem", "explore", "deepseek-r1", "--gpu-type", "mine:gb200", "--hardware", "my gpus.json", "--constants", "c.json"];
+        let Command::Explore(args) = Cli::parse_from(words).command else { panic!("it is a search") };
+        let given = given(&args, &["OSL=512".to_owned()]);
+        assert_eq!(given, ["--hardware", "my gpus.json", "--constants", "c.json", "--set", "OSL=512"]);
+    }
 
     #[test]
     fn every_place_is_visited_once_and_early_ones_are_spread() {

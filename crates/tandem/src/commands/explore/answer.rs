@@ -23,7 +23,7 @@ const USUAL: [(&str, &str); 19] = [
     ("ISL", "1024 2048 4096 8150 16384"),
     ("OSL", "128 256 512 1024 2048 4096"),
     ("GEN_MTP_SIZE", "0 1 2 3"),
-    ("WEIGHT_DTYPE", "fp8 nvfp4 bf16"),
+    ("WEIGHT_DTYPE", "fp8 nvfp4 nvfp4-v2 bf16"),
     ("GEN_TENSOR_PARALLEL_SIZE", "0 1 2 4 8 16 32"),
     ("GEN_EXPERT_PARALLEL_SIZE", "0 1 2 4 8 16 32"),
     ("GEN_ATTENTION_DP", "true false"),

@@ -40,14 +40,22 @@ struct Shared {
     page: String,
 }
 
+/// Takes the port, on this machine only.
+pub(super) fn listen(port: u16) -> Result<std::net::TcpListener, Failure> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = std::net::TcpListener::bind(address).with_context(|| format!("cannot listen on {address}")).or_exit(Exit::NotReady);
+    let listener = listener.map_err(|failure| failure.with_hint("another --port, or none: any free one is taken then"))?;
+    listener.set_nonblocking(true).or_exit(Exit::Bug)?;
+    Ok(listener)
+}
+
 /// Serves until ctrl-C.
-pub(super) fn serve(port: u16, predictor: Predictor, result: &Exploration) -> Result<(), Failure> {
+pub(super) fn serve(listener: std::net::TcpListener, predictor: Predictor, result: &Exploration) -> Result<(), Failure> {
     let space = predictor.space(result);
     let shared = Arc::new(Shared { predictor: Mutex::new(predictor), space, page: tandem_report::live_html() });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().or_exit(Exit::Bug)?;
     runtime.block_on(until_stopped(false, async |shutdown| {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}")).or_exit(Exit::NotReady)?;
+        let listener = TcpListener::from_std(listener).or_exit(Exit::Bug)?;
         let url = format!("live page: http://{}/ (ctrl-C ends it)\n", listener.local_addr().or_exit(Exit::Bug)?);
         super::super::report::put(std::path::Path::new("-"), url.as_bytes())?;
         accept(&listener, &shared, &shutdown).await;
