@@ -192,6 +192,9 @@ fn knob_part(page: &mut Page, runs: &[Run]) {
     names.sort_unstable();
     names.dedup();
     page.heading(3, None, if runs.len() > 1 { "Knobs that were set or differ" } else { "Knobs that were set" });
+    if planned.is_empty() {
+        return page.paragraph("quiet", "Not known: there is no plan.json.");
+    }
     if names.is_empty() {
         return page.paragraph("quiet", "None: every knob has the value of the built-in recipe.");
     }

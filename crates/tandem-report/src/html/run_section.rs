@@ -32,8 +32,10 @@ pub(super) fn write(page: &mut Page, index: usize, run: &Run, is_detailed: &[boo
     if run.points().len() > 0 {
         points(page, run);
         prediction::write(page, run);
-        page.heading(3, None, "Latency distributions");
-        figures::distributions(page, run);
+        if run.points().any(|(_, digest)| digest.is_some()) {
+            page.heading(3, None, "Latency distributions");
+            figures::distributions(page, run);
+        }
         details(page, run, is_detailed);
     }
     gpus::write(page, run);

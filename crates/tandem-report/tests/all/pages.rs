@@ -163,6 +163,15 @@ fn an_empty_run_says_why_it_is_empty() {
 }
 
 #[test]
+fn without_plan_and_records_nothing_is_made_up() {
+    let run = Run::new("bare", "runs/bare", &result().to_string()).unwrap();
+    let bare = page(std::slice::from_ref(&run));
+    assert!(bare.contains("Not known: there is no plan.json.") && !bare.contains("every knob has the value"));
+    assert!(!bare.contains("Latency distributions") && bare.contains("no records of measured requests"));
+    assert!(page(&[crate::fixture::run("whole")]).contains("Latency distributions"));
+}
+
+#[test]
 fn a_partial_run_is_not_on_the_frontier() {
     let mut partial = result();
     partial["partial"] = json!(true);

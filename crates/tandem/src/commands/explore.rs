@@ -74,11 +74,11 @@ pub(crate) fn explore(mut args: ExploreArgs) -> Result<(), Failure> {
     let chosen = band(&screening.points, args.band / 100.0, usize::try_from(args.simulate).unwrap_or(usize::MAX));
     let points: Vec<Screened> = chosen.iter().map(|&i| screening.points[i]).collect();
     let simulated = search.simulate(&points)?;
-    if simulated.len() < points.len() {
+    if search.stops.is_stopped() && simulated.len() < points.len() {
         cut_short.push(format!("interrupted: {} of {} points were simulated", simulated.len(), points.len()));
-    }
-    if simulated.is_empty() {
-        return Err(interrupted(&args));
+        if simulated.is_empty() {
+            return Err(interrupted(&args));
+        }
     }
     let simulate_s = began.elapsed().as_secs_f64();
     let measured = if args.measured.is_empty() { Vec::new() } else { measured(&args.measured)? };
