@@ -153,6 +153,10 @@ impl Gpu {
         let launched = launches();
         // SAFETY: the pointer is to a local, and this stream is capturing.
         let ended = self.ok("cuStreamEndCapture", unsafe { (driver.capture_end)(self.stream(), &raw mut graph) });
+        if launched.is_err() && !graph.is_null() {
+            // SAFETY: made by this capture and not used.
+            unsafe { (driver.graph_destroy)(graph) };
+        }
         launched?;
         ended?;
         // SAFETY: the graph was just made; it is not needed once it has been instantiated.

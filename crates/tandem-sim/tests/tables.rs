@@ -139,6 +139,29 @@ fn attention_comes_by_batch_and_length_and_the_all_reduce_by_values() {
 }
 
 #[test]
+fn a_cache_in_the_other_format_stands_in_as_it_was_measured_and_says_so() {
+    let attention = |cache: &str, ms: f64| {
+        let rows = format!("{cache},128,16,1,7999,{ms}\n{cache},128,128,1,7999,{}\n", 8.0 * ms);
+        table("generation_mla_perf", "1.0", &format!("kv_cache_dtype,num_heads,batch_size,isl,step,latency\n{rows}"))
+    };
+    let timed = |model: &Model| {
+        let cost = DecodeCost::new(model.facts(), &shape(model), &Coefficients::START, Correction::default());
+        cost.step(DecodeLoad { rank_sequences: 16.0, rank_context: 128_000.0, sequences: 128.0 })
+    };
+    let decode = |model: &Model| {
+        let uses = model.operators(&scenario());
+        let found = uses.into_iter().find(|u| u.phase == Phase::Decode && u.operator == "attention").unwrap();
+        (found.source.unwrap(), found.hit.unwrap())
+    };
+    // The scenario's cache is FP8. A BF16 one takes in a prediction what it took when it was measured.
+    let (a, b) = (model(vec![attention("bfloat16", 0.1)]), model(vec![attention("bfloat16", 0.3)]));
+    assert!((timed(&b) - timed(&a) - 61.0 * 0.2e-3).abs() < 1e-10);
+    assert_eq!(decode(&a), ("generation_mla_perf trtllm 1.0 (BF16 cache)".to_owned(), Hit::Extrapolated));
+    let own = model(vec![attention("fp8", 0.1)]);
+    assert!(!decode(&own).0.contains("cache"));
+}
+
+#[test]
 fn the_all_to_all_is_the_sum_of_its_parts_by_the_faster_kernel() {
     let rows = |dispatch: f64| {
         let mut csv = "kernel_source,op_name,moe_dtype,num_tokens,hidden_size,topk,num_experts,moe_ep_size,latency\n".to_owned();

@@ -1,4 +1,7 @@
 //! The C functions that are used, by library. Each library is opened when it is first wanted and stays open.
+//!
+//! Written by hand: some fifty functions compile in no time, so that every build has them. Complete bindings (the crate `cudarc`) cost half a
+//! minute of compilation and would have to be a feature that the released program lacks. Types and numbers are those of the headers of CUDA 13.0.
 
 #![expect(unsafe_code, reason = "C libraries are opened and their functions looked up")]
 
