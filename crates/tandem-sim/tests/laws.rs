@@ -8,7 +8,7 @@ use tandem_metrics::LoadPhase;
 use tandem_plan::{LoadPoint, ParallelLayout, Phase, Routing, WeightDtype};
 use tandem_sched::SchedConfig;
 use tandem_sched::pacing::Arrivals;
-use tandem_sim::des::{Deployment, Lengths, Load, Outcome, simulate};
+use tandem_sim::des::{Deployment, Lengths, Load, Outcome, WorkerChoice, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Pool, Scenario};
@@ -77,6 +77,8 @@ fn draw(rng: &mut impl Rng) -> Scenario {
 fn deployment(model: &Model, s: &Scenario) -> Deployment {
     let mut deployment = model.deployment(s, model.factors(s));
     deployment.prefill.chunked = true;
+    // Routing at random, which some measured systems show, obeys no law exactly.
+    deployment.decode.routing = WorkerChoice::LeastLoaded;
     deployment
 }
 

@@ -3,7 +3,7 @@
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tandem_plan::{ParallelLayout, WeightDtype};
-use tandem_sim::des::{Lengths, Load, simulate};
+use tandem_sim::des::{Lengths, Load, WorkerChoice, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::rows::{Kind, Pool, Scenario};
@@ -86,6 +86,8 @@ fn it_agrees_with_the_simulator_within_the_stated_errors() {
         let s = draw(&mut rng);
         let mut deployment = model.deployment(&s, model.factors(&s));
         deployment.prefill.chunked = true;
+        // The screen knows no other.
+        deployment.decode.routing = WorkerChoice::LeastLoaded;
         let warmup = s.load.concurrency * ROUNDS.0;
         let whole = simulate(&deployment, &s.load).after(warmup as usize);
         let quick = screen(&deployment, &s.load, warmup);
