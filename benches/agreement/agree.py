@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
 """Runs plans for real and simulates the same plans: how far apart are they?
 
-    cargo build --release && python3 benches/agreement/agree.py [--program target/release/tandem] [--out DIR] [--only modeled|cpu]
-        [--repeats N] [--keep N] [--cores LIST]
+    cargo build --release && python3 benches/agreement/agree.py [--program target/release/tandem] [--out DIR] [--only modeled|cpu] [--repeats N]
 
-Each engine is calibrated on the runs marked so, of the CPU engine on plans of their own, and every plan is simulated. Plans take turns,
-so that a slow minute does not hit one plan only. Wants a machine that does nothing else: the share of the cores that other processes had
-is in the column `other`. A virtual machine is slowed by its neighbours as well: during each run a fixed piece of work is timed on each
-core 20 times a second (column `yard`, microseconds, by the time that the core gave to it), and of each plan's --repeats runs the --keep
-with the fastest yardstick count, whatever they measured; their median is compared. --cores pins everything that runs to these cores
-(`taskset`). Runs that --out already holds are kept, so that a measurement may go on later. Prints a table and writes table.json and
-every run folder to --out. The column `steps` compares the logs: the share of steps that hold as many prompt tokens and sequences in both.
-In the column `replay` the simulation was given the times of a real run (when requests were sent, when each step began and ended), so that
-only decisions are left: the share of steps, one by one, that hold what they held in the real run.
-Differences beyond the aims are marked; exit code 1 when there are any.
+Each plan runs --repeats times; plans take turns, so that a slow minute does not hit one plan only. Two simulations of each:
+
+- `own log`: each run is simulated with costs from its own iteration log, so that the speed of the machine during that run is no part of
+  the difference. The median difference of a plan's runs counts against the aims: exit code 1 when one is over.
+- `other plans`: costs come from the runs of all the other plans, so that what the steps of this plan cost is predicted as well. The median
+  of the plan's runs is compared. A machine whose speed changes from minute to minute shows here; `spread` says by how much the
+  throughput of the plan's runs differs.
+
+The column `steps` compares the logs: the share of steps that hold as many prompt tokens and sequences in both. In the column `replay` the
+simulation was given the times of a real run (when requests were sent, when each step began and ended), so that only decisions are left:
+the share of steps, one by one, that hold what they held in the real run. `other` is the share of the cores that other processes had.
+Prints a table and writes table.json and every run folder to --out. Runs that --out already holds are kept, so that a measurement may go on later.
 """
 
 import argparse
 import collections
-import hashlib
 import json
 import os
 import pathlib
@@ -28,66 +28,59 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 
 AIMS = {"output_throughput": 5.0, "tpot": 5.0, "ttft": 10.0}
 
-# Name, knobs, whether the calibration sees it.
+# Name and knobs.
 MODELED = ["ENGINE=modeled", "MODELED_STEP_US=8000", "MODELED_PREFILL_TOKEN_US=100", "MODELED_DECODE_SEQ_US=300", "OSL=64", "ISL=256"]
 # A server of each phase: with a third, more steps than cores of a small machine want to run.
 CPU = ["NCTX=1", "NGEN=1"]
 PLANS = {
     "modeled": [
-        ("one request", MODELED + ["CONCURRENCY=1"], True),
-        ("as many as slots", MODELED + ["CONCURRENCY=8"], True),
-        ("more than slots", MODELED + ["CONCURRENCY=12"], True),
-        ("two decode servers", MODELED + ["CONCURRENCY=12", "NGEN=2"], False),
-        ("one prefill server", MODELED + ["CONCURRENCY=6", "NCTX=1"], False),
-        ("three prefill servers", MODELED + ["CONCURRENCY=8", "NCTX=3"], False),
-        ("long prompts in chunks", MODELED + ["CONCURRENCY=4", "ISL=700"], False),
-        ("slow prefill", MODELED + ["CONCURRENCY=8", "MODELED_PREFILL_TOKEN_US=400", "NCTX=1"], False),
-        ("in turn", MODELED + ["CONCURRENCY=10", "NGEN=2", "ROUTING=round-robin"], False),
-        ("stream interval 8", MODELED + ["CONCURRENCY=8", "STREAM_INTERVAL=8"], False),
-        ("small batches", MODELED + ["CONCURRENCY=8", "GEN_MAX_BATCH_SIZE=4"], False),
-        ("one prompt a step", MODELED + ["CONCURRENCY=8", "CTX_MAX_BATCH_SIZE=1", "NCTX=1"], False),
-        ("long outputs", MODELED + ["CONCURRENCY=6", "OSL=200", "ISL=64"], False),
+        ("one request", MODELED + ["CONCURRENCY=1", "MULTI_ROUND=24"]),
+        ("as many as slots", MODELED + ["CONCURRENCY=8"]),
+        ("more than slots", MODELED + ["CONCURRENCY=12"]),
+        ("two decode servers", MODELED + ["CONCURRENCY=12", "NGEN=2"]),
+        ("one prefill server", MODELED + ["CONCURRENCY=6", "NCTX=1"]),
+        ("three prefill servers", MODELED + ["CONCURRENCY=8", "NCTX=3"]),
+        ("long prompts in chunks", MODELED + ["CONCURRENCY=4", "ISL=700"]),
+        ("slow prefill", MODELED + ["CONCURRENCY=8", "MODELED_PREFILL_TOKEN_US=400", "NCTX=1"]),
+        ("in turn", MODELED + ["CONCURRENCY=10", "NGEN=2", "ROUTING=round-robin"]),
+        ("stream interval 8", MODELED + ["CONCURRENCY=8", "STREAM_INTERVAL=8"]),
+        ("small batches", MODELED + ["CONCURRENCY=8", "GEN_MAX_BATCH_SIZE=4"]),
+        ("one prompt a step", MODELED + ["CONCURRENCY=8", "CTX_MAX_BATCH_SIZE=1", "NCTX=1"]),
+        ("long outputs", MODELED + ["CONCURRENCY=6", "OSL=200", "ISL=64"]),
     ],
     "cpu": [
-        ("one request, long output", CPU + ["CONCURRENCY=1", "ISL=128", "OSL=160", "MULTI_ROUND=30"], False),
-        ("two requests", CPU + ["CONCURRENCY=2", "ISL=256", "OSL=128", "MULTI_ROUND=24"], False),
-        ("short prompts", CPU + ["CONCURRENCY=3", "ISL=64", "OSL=200", "MULTI_ROUND=14"], False),
-        ("four requests", CPU + ["CONCURRENCY=4", "ISL=256", "OSL=128", "MULTI_ROUND=14"], False),
-        ("long outputs", CPU + ["CONCURRENCY=5", "ISL=160", "OSL=200", "MULTI_ROUND=8"], False),
-        ("six requests", CPU + ["CONCURRENCY=6", "ISL=128", "OSL=96", "MULTI_ROUND=14"], False),
-        ("more than slots", CPU + ["CONCURRENCY=6", "ISL=192", "OSL=96", "GEN_MAX_BATCH_SIZE=3", "MULTI_ROUND=12"], False),
-        ("small batches", CPU + ["CONCURRENCY=8", "ISL=256", "OSL=128", "GEN_MAX_BATCH_SIZE=4", "MULTI_ROUND=6"], False),
-        ("stream interval 8", CPU + ["CONCURRENCY=4", "ISL=192", "OSL=128", "STREAM_INTERVAL=8", "MULTI_ROUND=14"], False),
-        ("small chunks", CPU + ["CONCURRENCY=4", "ISL=256", "OSL=128", "CTX_MAX_NUM_TOKENS=128", "MULTI_ROUND=14"], False),
-        ("prefill is slower", CPU + ["CONCURRENCY=3", "ISL=256", "OSL=32", "MULTI_ROUND=30"], False),
-        ("prefill is much slower", CPU + ["CONCURRENCY=6", "ISL=256", "OSL=16", "MULTI_ROUND=20"], False),
-        ("long prompts in chunks", CPU + ["CONCURRENCY=3", "ISL=352", "OSL=24", "CTX_MAX_NUM_TOKENS=128", "MULTI_ROUND=20"], False),
-        ("prompts share steps", CPU + ["CONCURRENCY=6", "ISL=256", "OSL=32", "CTX_MAX_NUM_TOKENS=512", "CTX_MAX_BATCH_SIZE=4", "MULTI_ROUND=16"], False),
-        # For the calibration only: they visit each batch size with short and long contexts, and the sizes of prefill steps.
-        ("", CPU + ["CONCURRENCY=1", "ISL=256", "OSL=64", "MULTI_ROUND=40"], True),
-        ("", CPU + ["CONCURRENCY=8", "ISL=256", "OSL=128", "MULTI_ROUND=6"], True),
-        ("", CPU + ["CONCURRENCY=8", "ISL=144", "OSL=96", "MULTI_ROUND=8"], True),
-        ("", CPU + ["CONCURRENCY=3", "ISL=160", "OSL=160", "MULTI_ROUND=12"], True),
-        ("", CPU + ["CONCURRENCY=5", "ISL=128", "OSL=128", "MULTI_ROUND=8"], True),
-        ("", CPU + ["CONCURRENCY=4", "ISL=384", "OSL=32", "CTX_MAX_NUM_TOKENS=128", "MULTI_ROUND=12"], True),
-        ("", CPU + ["CONCURRENCY=5", "ISL=256", "OSL=48", "CTX_MAX_NUM_TOKENS=512", "CTX_MAX_BATCH_SIZE=4", "MULTI_ROUND=10"], True),
-        ("", CPU + ["CONCURRENCY=1", "ISL=64", "OSL=200", "MULTI_ROUND=24"], True),
-        ("", CPU + ["CONCURRENCY=2", "ISL=320", "OSL=64", "MULTI_ROUND=24"], True),
-        ("", CPU + ["CONCURRENCY=4", "ISL=240", "OSL=96", "MULTI_ROUND=14"], True),
+        ("one request, long output", CPU + ["CONCURRENCY=1", "ISL=128", "OSL=160", "MULTI_ROUND=30"]),
+        ("two requests", CPU + ["CONCURRENCY=2", "ISL=256", "OSL=128", "MULTI_ROUND=24"]),
+        ("short prompts", CPU + ["CONCURRENCY=3", "ISL=64", "OSL=200", "MULTI_ROUND=14"]),
+        ("four requests", CPU + ["CONCURRENCY=4", "ISL=256", "OSL=128", "MULTI_ROUND=14"]),
+        ("eight, long outputs", CPU + ["CONCURRENCY=8", "ISL=64", "OSL=160", "MULTI_ROUND=6"]),
+        ("near balance", CPU + ["CONCURRENCY=3", "ISL=256", "OSL=64", "MULTI_ROUND=20"]),
+        ("long outputs", CPU + ["CONCURRENCY=5", "ISL=160", "OSL=200", "MULTI_ROUND=8"]),
+        ("six requests", CPU + ["CONCURRENCY=6", "ISL=128", "OSL=96", "MULTI_ROUND=14"]),
+        ("more than slots", CPU + ["CONCURRENCY=6", "ISL=192", "OSL=96", "GEN_MAX_BATCH_SIZE=3", "MULTI_ROUND=12"]),
+        ("small batches", CPU + ["CONCURRENCY=8", "ISL=256", "OSL=128", "GEN_MAX_BATCH_SIZE=4", "MULTI_ROUND=6"]),
+        ("stream interval 8", CPU + ["CONCURRENCY=4", "ISL=192", "OSL=128", "STREAM_INTERVAL=8", "MULTI_ROUND=14"]),
+        ("small chunks", CPU + ["CONCURRENCY=4", "ISL=256", "OSL=128", "CTX_MAX_NUM_TOKENS=128", "MULTI_ROUND=14"]),
+        ("prefill is slower", CPU + ["CONCURRENCY=3", "ISL=256", "OSL=32", "MULTI_ROUND=30"]),
+        ("prefill is much slower", CPU + ["CONCURRENCY=6", "ISL=256", "OSL=16", "MULTI_ROUND=20"]),
+        ("long prompts in chunks", CPU + ["CONCURRENCY=3", "ISL=352", "OSL=24", "CTX_MAX_NUM_TOKENS=128", "MULTI_ROUND=20"]),
+        ("prompts share steps", CPU + ["CONCURRENCY=6", "ISL=256", "OSL=32", "CTX_MAX_NUM_TOKENS=512", "CTX_MAX_BATCH_SIZE=4", "MULTI_ROUND=16"]),
     ],
 }
 
 
-def tandem(command, *args):
-    done = subprocess.run([*command, *args], capture_output=True, text=True)
+def tandem(program, *args):
+    done = subprocess.run([program, *args], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"tandem {' '.join(args)} ended with {done.returncode}:\n{done.stderr}")
     return done.stdout
+
+
+def words(knobs):
+    return [word for knob in knobs for word in ("--set", knob)]
 
 
 def figures(folder):
@@ -101,33 +94,6 @@ def busy():
     ticks = [int(n) for n in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
     own = os.times()
     return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK"), own.children_user + own.children_system, own.elapsed
-
-
-class Yardstick(threading.Thread):
-    """Times a fixed piece of work on one core now and then, by the time that the core gave to it: how fast the host lets the core be."""
-
-    def __init__(self, core):
-        super().__init__(daemon=True)
-        self.core, self.times = core, []
-
-    def run(self):
-        os.sched_setaffinity(0, {self.core})  # Of this thread.
-        work = bytes(256 << 10)
-        while True:
-            begin = time.thread_time_ns()
-            hashlib.blake2b(work).digest()
-            self.times.append(time.thread_time_ns() - begin)
-            time.sleep(0.05)
-
-
-def yards(yardsticks, since):
-    """Mean time of the fixed work since then, microseconds, over all cores."""
-    return statistics.fmean(statistics.fmean(y.times[n:] or [0]) for y, n in zip(yardsticks, since)) / 1e3
-
-
-def quietest(folders, keep):
-    """The runs during which the host was fastest, whatever they measured."""
-    return sorted(folders, key=lambda folder: json.loads((folder / "host.json").read_text())["yardstick_us"])[:keep]
 
 
 def compositions(folder):
@@ -162,75 +128,104 @@ def alike(a, b):
     return 100 * sum((a & b).values()) / max(sum(a.values()), sum(b.values()), 1)
 
 
+def simulate(program, sets, costs, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    tandem(program, "simulate", *sets, "--calibration", str(costs), "--out", str(folder))
+    return figures(folder)
+
+
+def apart(real, simulated):
+    """Percent, by figure."""
+    return {key: 100 * (simulated[key] / real[key] - 1) for key in AIMS}
+
+
+def cells(off):
+    """As text: the differences, each with a mark where it is over its aim."""
+    return " ".join(f"{off[key]:+6.1f}{'*' if abs(off[key]) > aim else ' '}" for key, aim in AIMS.items())
+
+
+def measure(program, out, plans, repeats):
+    """Runs every plan `repeats` times: folders by plan."""
+    folders = [[out / f"{i:02}-real-{r}" for r in range(repeats)] for i in range(len(plans))]
+    for r in range(repeats):
+        for (_, knobs), folder in zip(plans, (f[r] for f in folders)):
+            if (folder / "host.json").exists():
+                continue
+            before = busy()
+            shutil.rmtree(folder, ignore_errors=True)
+            tandem(program, "run", *words(knobs), "--port", "0", "--out", str(folder))
+            all_s, own_s, wall = (after - b for after, b in zip(busy(), before))
+            host = {"other_percent": 100 * max(0, all_s - own_s) / wall / os.cpu_count()}
+            (folder / "host.json").write_text(json.dumps(host) + "\n")
+    return folders
+
+
+def compare(program, out, i, plan, folders):
+    """Of one plan: measured, and simulated in both ways."""
+    name, knobs = plan
+    costs, measured, own, steps = out / "costs", [figures(folder) for folder in folders[i]], [], []
+    costs.mkdir(exist_ok=True)
+    for r, folder in enumerate(folders[i]):
+        log = costs / f"{i:02}-own-{r}.json"
+        tandem(program, "calibrate", "--from-run", str(folder), "--out", str(log))
+        simulated = out / f"{i:02}-simulated-{r}"
+        own.append(apart(measured[r], simulate(program, words(knobs), log, simulated)))
+        steps.append(alike(compositions(folder), compositions(simulated)))
+    again = out / f"{i:02}-replayed"
+    shutil.rmtree(again, ignore_errors=True)
+    tandem(program, "simulate", "--replay", str(folders[i][0]), "--calibration", str(costs / f"{i:02}-own-0.json"), "--out", str(again))
+    others = costs / f"{i:02}-others.json"
+    tandem(program, "calibrate", "--from-run", *[str(f) for k, runs in enumerate(folders) if k != i for f in runs], "--out", str(others))
+    predicted = simulate(program, words(knobs), others, out / f"{i:02}-predicted")
+    middle = {key: statistics.median(m[key] for m in measured) for key in AIMS}
+    rates = [m["output_throughput"] for m in measured]
+    return {
+        "plan": name,
+        "knobs": knobs,
+        "measured": measured,
+        "own_log_off_percent": {key: statistics.median(off[key] for off in own) for key in AIMS},
+        "own_log_off_percent_by_run": own,
+        "other_plans_off_percent": apart(middle, predicted),
+        "spread_percent": 100 * (max(rates) / min(rates) - 1),
+        "steps_alike_percent": statistics.median(steps),
+        "replayed_alike_percent": same(decided(folders[i][0]), decided(again)),
+        "other_percent": statistics.median(json.loads((folder / "host.json").read_text())["other_percent"] for folder in folders[i]),
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="target/release/tandem")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--only", choices=sorted(PLANS))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--keep", type=int, default=3)
-    parser.add_argument("--cores", help="for example 0,1")
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    command = [args.program]
-    if args.cores:
-        command = [shutil.which("taskset") or sys.exit("--cores needs taskset"), "--cpu-list", args.cores, args.program]
     out = args.out or pathlib.Path(tempfile.mkdtemp(prefix="agreement-"))
-    rows, missed = [], 0
-    yardsticks = [Yardstick(core) for core in sorted(os.sched_getaffinity(0))]
-    for yardstick in yardsticks:
-        yardstick.start()
+    table, missed = {}, 0
     for engine, plans in PLANS.items():
         if args.only not in (None, engine):
             continue
-        sets = [[word for knob in knobs for word in ("--set", knob)] for _, knobs, _ in plans]
-        real = [[out / engine / f"{i:02}-real-{r}" for r in range(args.repeats)] for i in range(len(plans))]
-        for r in range(args.repeats):
-            for i in range(len(plans)):
-                if (real[i][r] / "host.json").exists():
-                    continue
-                before, since = busy(), [len(y.times) for y in yardsticks]
-                shutil.rmtree(real[i][r], ignore_errors=True)
-                tandem(command, "run", *sets[i], "--port", "0", "--out", str(real[i][r]))
-                all_s, own_s, wall = (after - b for after, b in zip(busy(), before))
-                host = {"other_percent": 100 * max(0, all_s - own_s) / wall / os.cpu_count(), "yardstick_us": yards(yardsticks, since)}
-                (real[i][r] / "host.json").write_text(json.dumps(host) + "\n")
-        real = [quietest(folders, args.keep) for folders in real]
-        costs = out / engine / "costs.json"
-        seen = [str(folder) for i, plan in enumerate(plans) if plan[2] for folder in real[i]]
-        print(tandem(command, "calibrate", "--from-run", *seen, "--out", str(costs)))
-        print(
-            f"{engine:8} {'plan':24} {'tokens/s':>9} {'sim':>9} {'%':>6}  {'TPOT ms':>8} {'sim':>8} {'%':>6}  {'TTFT ms':>8} {'sim':>8} {'%':>6}"
-            f"  {'steps':>5} {'replay':>6} {'other':>5} {'yard':>5}"
-        )
-        for i, (name, _, calibrated) in enumerate(plans):
-            if not name:
-                continue
-            host = [json.loads((folder / "host.json").read_text()) for folder in real[i]]
-            other, yardstick = (statistics.median(h[key] for h in host) for key in ("other_percent", "yardstick_us"))
-            simulated = out / engine / f"{i:02}-simulated"
-            tandem(command, "simulate", *sets[i], "--calibration", str(costs), "--out", str(simulated))
-            measured = [figures(folder) for folder in real[i]]
-            a, b = {key: statistics.median(m[key] for m in measured) for key in AIMS}, figures(simulated)
-            spread = {key: 100 * (max(m[key] for m in measured) / min(m[key] for m in measured) - 1) for key in AIMS}
-            steps = statistics.median(alike(compositions(folder), compositions(simulated)) for folder in real[i])
-            again = out / engine / f"{i:02}-replayed"
-            tandem(command, "simulate", "--replay", str(real[i][0]), "--calibration", str(costs), "--out", str(again))
-            replayed = same(decided(real[i][0]), decided(again))
-            off = {key: 100 * (b[key] / a[key] - 1) for key in AIMS}
-            bad = [key for key, aim in AIMS.items() if abs(off[key]) > aim]
-            missed += len(bad)
-            rows.append(
-                {"engine": engine, "plan": name, "calibrated": calibrated, "measured": a, "spread_percent": spread, "simulated": b}
-                | {"off_percent": off, "steps_alike_percent": steps, "replayed_alike_percent": replayed, "other_percent": other, "yardstick_us": yardstick}
-            )
-            cells = "  ".join(f"{a[k]:{w}.{d}f} {b[k]:{w}.{d}f} {off[k]:+6.1f}" for k, w, d in [("output_throughput", 9, 1), ("tpot", 8, 3), ("ttft", 8, 2)])
+        folders = measure(args.program, out / engine, plans, args.repeats)
+        print(f"{engine}: percent off           own log (* over the aim)       other plans\n")
+        print(f"{'plan':26} {'tok/s':>7} {'TPOT':>7} {'TTFT':>7}   {'tok/s':>7} {'TPOT':>7} {'TTFT':>7}  spread  steps replay other")
+        table[engine] = []
+        for i, plan in enumerate(plans):
+            row = compare(args.program, out / engine, i, plan, folders)
+            table[engine].append(row)
             print(
-                f"{'fitted' if calibrated else '':8} {name:24} {cells}  {steps:5.1f} {replayed:6.2f} {other:5.1f} {yardstick:5.0f}"
-                f"  {'over: ' + ', '.join(bad) if bad else ''}",
+                f"{row['plan']:26} {cells(row['own_log_off_percent'])}   {cells(row['other_plans_off_percent'])}"
+                f"  {row['spread_percent']:6.1f} {row['steps_alike_percent']:6.1f} {row['replayed_alike_percent']:6.1f} {row['other_percent']:5.1f}",
                 flush=True,
             )
-    (out / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
-    print(f"{missed} of {len(rows) * len(AIMS)} figures are over their aims; everything is in {out}")
+        for way in ("own_log_off_percent", "other_plans_off_percent"):
+            offs = {key: [abs(row[way][key]) for row in table[engine]] for key in AIMS}
+            over = sum(off > AIMS[key] for key, all_ in offs.items() for off in all_)
+            missed += over if way == "own_log_off_percent" else 0
+            halves = ", ".join(f"{key} {statistics.median(all_):.1f} (largest {max(all_):.1f})" for key, all_ in offs.items())
+            print(f"{way[:-12].replace('_', ' ')}: {over} of {len(AIMS) * len(plans)} over the aims; median {halves}")
+        print()
+    (out / "table.json").write_text(json.dumps(table, indent=1) + "\n")
+    print(f"everything is in {out}")
     return 1 if missed else 0
 
 

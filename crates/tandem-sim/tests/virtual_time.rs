@@ -12,8 +12,8 @@ use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::predict::predict;
 use tandem_sim::virtual_time::{
-    Acceptance, Drive, Fault, Flow, Gap, LinearCosts, Link, Overheads, ReplayedStep, Setup, Simulated, StepCosts, TableCosts, WorkerSetup,
-    drive, setup, simulate,
+    Acceptance, Drive, Fault, Flow, Gap, Late, LinearCosts, Link, Overheads, ReplayedStep, Setup, Simulated, StepCosts, TableCosts,
+    WorkerSetup, drive, setup, simulate,
 };
 
 const GAP: Gap = Gap { step_s: 5e-5, request_s: 0.0 };
@@ -40,7 +40,15 @@ fn deployed(n_prefill: u32, n_decode: u32) -> Setup {
         routing: Routing::LeastLoaded,
         max_inflight: 1000,
         flow: Flow::ReserveFirst,
-        overheads: Overheads { request_s: 1e-3, hop_s: 1e-4, dispatch_s: 1e-5, prefill_gap: GAP, decode_gap: GAP, commit_s: 1e-4 },
+        overheads: Overheads {
+            request_s: 1e-3,
+            hop_s: 1e-4,
+            late: Late::default(),
+            dispatch_s: 1e-5,
+            prefill_gap: GAP,
+            decode_gap: GAP,
+            commit_s: 1e-4,
+        },
         link: Link { bytes_per_token: 1000.0, bandwidth: 1e9, latency_s: 1e-4, overlap: 0.5 },
         acceptance: Acceptance(0.0),
         faults: Vec::new(),
@@ -90,6 +98,31 @@ fn every_request_becomes_one_record_with_all_its_tokens() {
         assert!(r.start_ns < r.ack_ns.unwrap() && r.ack_ns.unwrap() < r.end_ns);
     }
     assert_eq!(simulated, simulate(&deployed(1, 1), &driven(12, 60)).unwrap(), "it is deterministic");
+}
+
+#[test]
+fn first_tokens_are_late_behind_a_busy_worker_only() {
+    let mut what = deployed(1, 1);
+    let at = |what: &Setup, concurrency| simulate(what, &driven(concurrency, 20)).unwrap();
+    let (lone, crowded) = (at(&what, 1), at(&what, 8));
+    // As long as 12 decode steps: the tokens after the first wait for it.
+    what.overheads.late = Late { token_s: 12.0 * MODELED.step_us * 1e-6, commit_s: 0.0 };
+    assert_eq!(lone, at(&what, 1), "one request at a time leaves nobody behind");
+    let late = at(&what, 8);
+    let mean = |s: &Simulated, of: fn(&RequestRecord) -> f64| profiled(s).map(of).sum::<f64>() / profiled(s).count() as f64;
+    assert!(mean(&late, tpot) < 0.9 * mean(&crowded, tpot), "{} after {}", mean(&late, tpot), mean(&crowded, tpot));
+    assert_eq!(mean(&late, |r| r.end_ns as f64), mean(&crowded, |r| r.end_ns as f64), "their ends are the same");
+    for r in profiled(&late) {
+        assert!(r.chunks.iter().map(|c| c.at_ns).is_sorted(), "{r:?}");
+    }
+    // Decode rests between short outputs, and begins later with each.
+    let short = |commit_s| {
+        let mut what = deployed(1, 1);
+        what.overheads.late = Late { token_s: 0.0, commit_s };
+        mean(&simulate(&what, &Drive { osl: 3, ..driven(8, 20) }).unwrap(), tpot)
+    };
+    let longer = (short(2e-3) - short(0.0)) * 2.0;
+    assert!((1e-3..2.1e-3).contains(&longer), "two tokens take {longer} s longer");
 }
 
 #[test]

@@ -13,13 +13,14 @@ use tandem_sched::iteration::IterationLine;
 use thiserror::Error;
 
 use super::costs::{BENDS, LinearCosts, float};
+use super::late::Late;
 use super::setup::{Acceptance, Gap, Overheads};
 use super::table::{TableCosts, bucket};
 use super::worker::REST;
 use crate::fit::regress;
 
 /// Version of the file's form.
-const SCHEMA: u64 = 3;
+const SCHEMA: u64 = 4;
 /// Steps of a phase below which nothing is fitted.
 const MIN_STEPS: usize = 20;
 /// Relative error of a step from which on it counts linearly: another process had the core.
@@ -73,6 +74,14 @@ pub struct ObservedStep {
     pub beside_s: [f64; 4],
     /// Seconds since the step before it ended, and how many requests that had; none for a worker's first.
     pub gap: Option<(f64, u64)>,
+}
+
+impl ObservedStep {
+    /// When it ended.
+    #[must_use]
+    pub fn end(&self) -> std::time::Duration {
+        self.line.begin + self.line.took
+    }
 }
 
 /// Steps of all workers of one run.
@@ -146,7 +155,7 @@ impl Observed {
         let (prefill, decode) = (begins(&self.prefill), begins(&self.decode));
         let after = |begins: &[std::time::Duration], t| begins.get(begins.partition_point(|b| *b < t)).copied();
         let commit = |s: &ObservedStep| {
-            let end = s.line.begin + s.line.took;
+            let end = s.end();
             let next = after(&decode, end)?;
             let is_last = after(&prefill, end).is_none_or(|chunk| chunk > next);
             is_last.then(|| (next - end).as_secs_f64())
@@ -362,6 +371,7 @@ impl Calibration {
             "decode": self.decode.to_json(),
             "overheads": {
                 "request_s": o.request_s, "hop_s": o.hop_s, "dispatch_s": o.dispatch_s, "commit_s": o.commit_s,
+                "late": {"token_s": o.late.token_s, "commit_s": o.late.commit_s},
                 "prefill_gap": {"step_s": o.prefill_gap.step_s, "request_s": o.prefill_gap.request_s},
                 "decode_gap": {"step_s": o.decode_gap.step_s, "request_s": o.decode_gap.request_s},
             },
@@ -392,6 +402,7 @@ impl Calibration {
             overheads: Overheads {
                 request_s: number(&o["request_s"], "request_s")?,
                 hop_s: number(&o["hop_s"], "hop_s")?,
+                late: Late { token_s: number(&o["late"]["token_s"], "late")?, commit_s: number(&o["late"]["commit_s"], "late")? },
                 dispatch_s: number(&o["dispatch_s"], "dispatch_s")?,
                 commit_s: number(&o["commit_s"], "commit_s")?,
                 prefill_gap: gap("prefill_gap")?,
@@ -436,6 +447,7 @@ mod tests {
             overheads: Overheads {
                 request_s: 1e-3,
                 hop_s: 1e-4,
+                late: Late { token_s: 7e-4, commit_s: 3e-4 },
                 dispatch_s: 4e-5,
                 commit_s: 3e-5,
                 prefill_gap: Gap { step_s: 1e-5, request_s: 0.0 },

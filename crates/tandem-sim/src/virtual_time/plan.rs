@@ -6,14 +6,22 @@ use tandem_sched::pacing::Arrivals;
 
 use super::calibration::Calibration;
 use super::costs::{LinearCosts, StepCosts};
+use super::late::Late;
 use super::setup::{Acceptance, Drive, Flow, Gap, Link, Overheads, Setup, WorkerSetup};
 use crate::des::Deployment;
 use crate::model::Model;
 use crate::predict::deployment;
 
 /// Overheads of the embedded engine where no run was calibrated: about what calibrations of it find on a machine with nothing else to do.
-const EMBEDDED: Overheads =
-    Overheads { request_s: 0.15e-3, hop_s: 0.1e-3, dispatch_s: 0.03e-3, prefill_gap: GAP, decode_gap: GAP, commit_s: 0.05e-3 };
+const EMBEDDED: Overheads = Overheads {
+    request_s: 0.15e-3,
+    hop_s: 0.1e-3,
+    late: Late { token_s: 0.0, commit_s: 0.0 },
+    dispatch_s: 0.03e-3,
+    prefill_gap: GAP,
+    decode_gap: GAP,
+    commit_s: 0.05e-3,
+};
 const GAP: Gap = Gap { step_s: 0.05e-3, request_s: 0.0 };
 /// Bytes/s of a KV transfer over loopback.
 const LOOPBACK: f64 = 4e9;

@@ -11,6 +11,7 @@ use tandem_sched::{Outcome, Step};
 
 use super::events::{Event, Events, Message, Note, Try, span};
 use super::faults::{Fault, FaultError};
+use super::late::Late;
 use super::setup::{Drive, Flow, Setup, SetupError};
 use super::worker::{Answer, State, Worker};
 
@@ -71,6 +72,8 @@ struct Request {
     /// Tokens that exist, the first included, and those of them that no event has carried.
     n_output: u32,
     n_pending: u32,
+    /// When its first token reaches the client: none of the others is seen before.
+    first_seen: Nanos,
 }
 
 #[derive(Debug)]
@@ -165,6 +168,7 @@ impl<'a> Run<'a> {
                         n_delivered: 0,
                         n_output: 0,
                         n_pending: 0,
+                        first_seen: Nanos::ZERO,
                     });
                     self.n_in_flight += 1;
                     let arrives = now + span(self.setup.overheads.request_s);
@@ -417,7 +421,11 @@ impl<'a> Run<'a> {
     }
 
     fn say(&mut self, now: Nanos, note: Note) {
-        self.events.at(now + span(self.setup.overheads.hop_s), Event::Frontend(note));
+        let mut heard = now + span(self.setup.overheads.hop_s);
+        if let Note::Tokens { of, .. } = note {
+            heard = heard.max(self.requests[of.request as usize].first_seen);
+        }
+        self.events.at(heard, Event::Frontend(note));
     }
 
     fn end_step(&mut self, now: Nanos, worker: usize, version: u32) {
@@ -448,11 +456,14 @@ impl<'a> Run<'a> {
 
     fn outcomes(&mut self, known: Nanos, worker: usize, step: &Step) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(step.entries.len());
+        let ended = step.entries.iter().filter(|e| e.phase == Phase::Prefill && e.emits).count() as u64;
+        let goes_on = self.workers[worker].load > ended * u64::from(self.drive.isl);
+        let late = if goes_on { self.setup.overheads.late } else { Late::default() };
         for entry in &step.entries {
             let of = Try::of(entry.id);
             let n_new = match entry.phase {
                 _ if !entry.emits => 0,
-                Phase::Prefill => self.first_token(known, of, worker),
+                Phase::Prefill => self.first_token(known, late, of, worker),
                 Phase::Decode => self.next_tokens(known, of, worker),
             };
             let ends = entry.phase == Phase::Prefill && self.drive.osl <= 1;
@@ -467,12 +478,15 @@ impl<'a> Run<'a> {
         request.is_done || request.number != of.number
     }
 
-    fn first_token(&mut self, known: Nanos, of: Try, worker: usize) -> u32 {
+    fn first_token(&mut self, known: Nanos, late: Late, of: Try, worker: usize) -> u32 {
         if self.is_stale(of) {
             return 1;
         }
         let request = &mut self.requests[of.request as usize];
         request.n_output = 1;
+        if self.setup.flow == Flow::ReserveFirst || self.drive.osl <= 1 {
+            request.first_seen = known + span(self.setup.overheads.hop_s + late.token_s);
+        }
         if self.drive.osl <= 1 {
             self.say(known, Note::Tokens { of, n: 1, last: true });
         } else if self.setup.flow == Flow::PrefillFirst {
@@ -480,7 +494,8 @@ impl<'a> Run<'a> {
             self.say(known, Note::Computed { of, by: worker });
         } else if let Some(to) = request.decode {
             self.say(known, Note::Tokens { of, n: 1, last: false });
-            self.transfer(known, of, worker, to);
+            let late_s = if self.workers[to].computes() { 0.0 } else { late.commit_s };
+            self.transfer(known + span(late_s), of, worker, to);
         }
         1
     }

@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use super::costs::StepCosts;
 use super::faults::{Fault, FaultError};
+use super::late::Late;
 
 /// The way of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct Overheads {
     pub request_s: f64,
     /// Between frontend and a worker, one way.
     pub hop_s: f64,
+    /// What takes longer behind a prefill worker that goes on computing at once.
+    pub late: Late,
     /// Between two requests that begin at once, or are handed to a worker at once: they go one after another, so that the first may
     /// find its worker idle and run alone.
     pub dispatch_s: f64,

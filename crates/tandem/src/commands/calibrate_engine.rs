@@ -12,11 +12,11 @@ use tandem_sim::fit::{Constants, OwnRun, refit};
 use tandem_sim::model::Model;
 use tandem_sim::predict::scenario;
 use tandem_sim::rows::Measured;
-use tandem_sim::virtual_time::{BENDS, Calibration, LinearCosts, Observed, Overheads, TableCosts, drive, fit_steps, setup, simulate};
+use tandem_sim::virtual_time::{BENDS, Calibration, Late, LinearCosts, Observed, Overheads, TableCosts, drive, fit_steps, setup, simulate};
 
 use super::evaluate::print;
 use super::recipe::read_plan;
-use super::replay::sent;
+use super::replay::{Seen, requests};
 use super::run_folder::write_whole;
 use crate::exit::{Exit, Failure, OrExit};
 
@@ -35,6 +35,7 @@ const DISPATCH_S: f64 = 0.03e-3;
 struct Run {
     plan: Plan,
     observed: Observed,
+    requests: Vec<Seen>,
     /// Median TTFT of each load point, seconds.
     ttft: Vec<Option<f64>>,
 }
@@ -63,7 +64,8 @@ pub(crate) fn from_runs(paths: &[std::path::PathBuf], constants: Option<&Path>, 
         overheads: Overheads {
             request_s: 0.0,
             hop_s: HOP_S,
-            dispatch_s: dispatch_s(paths),
+            late: Late::default(),
+            dispatch_s: dispatch_s(&runs),
             commit_s: 0.0,
             prefill_gap: all.gap(Phase::Prefill),
             decode_gap: all.gap(Phase::Decode),
@@ -72,6 +74,7 @@ pub(crate) fn from_runs(paths: &[std::path::PathBuf], constants: Option<&Path>, 
         step_error: [prefill_error, decode_error],
     };
     calibration.overheads.commit_s = commit_s(&runs);
+    calibration.overheads.late = late(&runs, calibration.overheads.commit_s);
     calibration.overheads.request_s = request_s(&runs, &calibration)?;
     write_whole(out, calibration.to_json().as_bytes())?;
     let line = |name: &str, table: &TableCosts, error: f64| {
@@ -92,7 +95,7 @@ pub(crate) fn from_runs(paths: &[std::path::PathBuf], constants: Option<&Path>, 
     };
     let o = &calibration.overheads;
     let text = format!(
-        "{}\n{}{}around them: {:.3} ms a request, {:.3} ms between requests sent at once, {:.3} ms to commit its KV cache; between steps {:.3} + {:.4} ms a request in prefill, \
+        "{}\n{}{}around them: {:.3} ms a request, {:.3} ms between requests sent at once, {:.3} ms to commit its KV cache; behind a busy prefill worker {:.3} ms later at the client, {:.3} at decode; between steps {:.3} + {:.4} ms a request in prefill, \
          {:.3} + {:.4} in decode; drafts accepted: {:.2}\nwrote {}\n",
         calibration.source,
         line("prefill", &calibration.prefill, prefill_error),
@@ -100,6 +103,8 @@ pub(crate) fn from_runs(paths: &[std::path::PathBuf], constants: Option<&Path>, 
         o.request_s * 1e3,
         o.dispatch_s * 1e3,
         o.commit_s * 1e3,
+        o.late.token_s * 1e3,
+        o.late.commit_s * 1e3,
         o.prefill_gap.step_s * 1e3,
         o.prefill_gap.request_s * 1e3,
         o.decode_gap.step_s * 1e3,
@@ -121,7 +126,7 @@ fn read_run(path: &Path) -> Result<Run, Failure> {
     let result = read_result(path)?;
     let ttft = |p: &Value| p["summary"]["ttft"]["p50"].as_f64().map(|ms| ms / 1e3);
     let ttft = result["points"].as_array().map(|points| points.iter().map(ttft).collect()).unwrap_or_default();
-    Ok(Run { observed: Observed::new(&workers), plan, ttft })
+    Ok(Run { observed: Observed::new(&workers), plan, requests: requests(path).or_exit(Exit::Artifact)?, ttft })
 }
 
 fn read_result(path: &Path) -> Result<Value, Failure> {
@@ -208,14 +213,22 @@ fn commit_s(runs: &[Run]) -> f64 {
 }
 
 /// Median time between requests that were sent at once, in all runs: nobody waited for anything between them.
-fn dispatch_s(paths: &[std::path::PathBuf]) -> f64 {
+fn dispatch_s(runs: &[Run]) -> f64 {
     let mut gaps = Vec::new();
-    for path in paths {
-        let mut sent = sent(path).unwrap_or_default();
+    for run in runs {
+        let mut sent: Vec<u64> = run.requests.iter().map(|r| r.sent_ns).collect();
         sent.sort_unstable();
         gaps.extend(sent.windows(2).map(|pair| seconds(std::time::Duration::from_nanos(pair[1] - pair[0]))).filter(|gap| *gap < AT_ONCE_S));
     }
     median(gaps).unwrap_or(DISPATCH_S)
+}
+
+/// Of the runs with one worker of each phase, where it is known which steps a prompt went through.
+fn late(runs: &[Run], commit_s: f64) -> Late {
+    let pairs = runs.iter().filter(|run| run.plan.workers.len() == 2);
+    let seen = |run: &Run| run.requests.iter().filter_map(|r| r.first_ns).map(std::time::Duration::from_nanos).collect();
+    let pairs: Vec<(&Observed, Vec<std::time::Duration>)> = pairs.map(|run| (&run.observed, seen(run))).collect();
+    Late::of(&pairs, HOP_S, commit_s)
 }
 
 /// What the simulated median TTFT lacks of the measured one: the median over the load points of the runs with one request at a time, or

@@ -30,7 +30,7 @@ impl Replay {
         if !matches!(plan.engine, EngineKind::Cpu | EngineKind::Modeled) || plan.load.points.len() != 1 {
             return Err(Failure::message(Exit::Artifact, "only runs of the embedded engine with one load point can be replayed"));
         }
-        let mut sent = sent(path).or_exit(Exit::Artifact)?;
+        let mut sent: Vec<u64> = requests(path).or_exit(Exit::Artifact)?.into_iter().map(|r| r.sent_ns).collect();
         sent.sort_unstable();
         let origin = *sent.first().context("the run has no requests").or_exit(Exit::Artifact)?;
         let since = |wall: std::time::Duration| Nanos::from(wall.saturating_sub(std::time::Duration::from_nanos(origin)));
@@ -56,18 +56,28 @@ impl Replay {
     }
 }
 
-/// When the requests of the run were sent, wall-clock nanoseconds.
-pub(super) fn sent(path: &Path) -> anyhow::Result<Vec<u64>> {
-    let mut sent = Vec::new();
+/// When a request of a run was sent, and when its first token was seen, wall-clock nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) sent_ns: u64,
+    pub(super) first_ns: Option<u64>,
+}
+
+/// The requests of a run, those of its warm-up included.
+pub(super) fn requests(path: &Path) -> anyhow::Result<Vec<Seen>> {
+    let mut requests = Vec::new();
     for entry in std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
         for name in ["profile_export_warmup.jsonl", "profile_export.jsonl"] {
             let file = entry.as_ref().map(|e| e.path().join(name)).unwrap_or_default();
             let Ok(text) = std::fs::read_to_string(&file) else { continue };
             for line in text.lines() {
                 let record: Value = serde_json::from_str(line).with_context(|| format!("{} is not JSON lines", file.display()))?;
-                sent.push(record["metadata"]["request_start_ns"].as_u64().with_context(|| format!("{} lacks times", file.display()))?);
+                let sent_ns = record["metadata"]["request_start_ns"].as_u64().with_context(|| format!("{} lacks times", file.display()))?;
+                let ttft = record["metrics"]["time_to_first_token"]["value"].as_f64();
+                let ttft = ttft.and_then(|ms| std::time::Duration::try_from_secs_f64(ms / 1e3).ok()).map(Nanos::from);
+                requests.push(Seen { sent_ns, first_ns: ttft.map(|ttft| sent_ns + ttft.0) });
             }
         }
     }
-    Ok(sent)
+    Ok(requests)
 }
