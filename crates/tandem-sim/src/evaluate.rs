@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::aggregated::aggregated;
-use crate::des::simulate;
 use crate::model::Model;
+use crate::predictive::{least_relative_error, outcomes};
 use crate::rows::{Kind, Row, Scenario};
 
 /// The quantities that are compared.
@@ -77,13 +77,13 @@ pub fn predict_scenario(model: &Model, s: &Scenario) -> Predicted {
             ttft_p99: a.ttft_p99,
         };
     }
-    let outcome = simulate(&model.deployment(s, model.factors(s)), &s.load);
+    let (outcome, drawn) = outcomes(model, s, &model.deployment(s, model.factors(s)), &s.load, 0);
     Predicted {
         tpot: outcome.tpot.median,
         tokens_per_gpu: outcome.output_rate / s.gpus,
-        ttft_median: outcome.ttft.median,
-        ttft_mean: outcome.ttft.mean,
-        ttft_p99: outcome.ttft.p99,
+        ttft_median: least_relative_error(&drawn.ttft_median),
+        ttft_mean: least_relative_error(&drawn.ttft_mean),
+        ttft_p99: least_relative_error(&drawn.ttft_p99),
     }
 }
 

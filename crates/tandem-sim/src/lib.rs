@@ -3,7 +3,8 @@
 //!
 //! Pure: text and values in, values out; virtual time only. Reading order: `hardware` (peaks), `cost` (one step), `tables` (measured
 //! operators in its place), `des` (one run), `screen` (its means, faster),
-//! `rows` (what was measured), `model` (from a row to a run), `fit` (constants), `evaluate` (errors), `predict` (a plan's prediction).
+//! `rows` (what was measured), `model` (from a row to a run), `fit` (constants), `evaluate` (errors), `predictive` (what may
+//! happen, given what is not known), `predict` (a plan's prediction).
 //!
 //! Not here: memory (`tandem_plan::memory`), and what to try next.
 
@@ -15,6 +16,7 @@ pub mod fit;
 pub mod hardware;
 pub mod model;
 pub mod predict;
+pub mod predictive;
 pub mod rows;
 pub mod screen;
 pub mod tables;

@@ -279,6 +279,7 @@ impl Model {
                 max_batch: s.decode.max_batch,
                 kv_tokens,
                 graph_batches: Vec::new(),
+                routing: self.constants.routing_of(s),
                 cost: self.decode_cost(s, factors.decode),
             },
             transfer: Transfer {

@@ -11,7 +11,7 @@ use tandem_metrics::LoadPhase;
 use tandem_plan::{LoadPoint, Phase, Routing};
 use tandem_sched::SchedConfig;
 use tandem_sched::pacing::Arrivals;
-use tandem_sim::des::{Deployment, Load, Outcome, simulate};
+use tandem_sim::des::{Deployment, Load, Outcome, WorkerChoice, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::rows::Scenario;
@@ -37,6 +37,8 @@ fn model() -> Model {
 fn deployment(model: &Model, s: &Scenario) -> Deployment {
     let mut deployment = model.deployment(s, model.factors(s));
     deployment.prefill.chunked = true;
+    // Routing at random, which some measured systems show, obeys no law exactly.
+    deployment.decode.routing = WorkerChoice::LeastLoaded;
     deployment
 }
 

@@ -5,7 +5,7 @@ mod scenarios;
 use scenarios::gb200;
 use tandem_plan::{ParallelLayout, WeightDtype};
 use tandem_sim::cost::{Coefficients, Correction, DecodeCost, DecodeLoad, ModelFacts, Shape};
-use tandem_sim::des::{Deployment, Lengths, Outcome, simulate};
+use tandem_sim::des::{Deployment, Lengths, Outcome, WorkerChoice, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::hardware::{find, shipped};
 use tandem_sim::model::Model;
@@ -199,4 +199,24 @@ fn records_look_like_those_of_a_load_generator() {
     assert_eq!(record.osl_tokens(), Some(outcome.requests[3].osl));
     let tokens: u32 = (0..record.chunks.len()).filter_map(|i| record.chunks.iter().nth(i)?.n_tokens).sum();
     assert_eq!(tokens, outcome.requests[3].osl);
+}
+
+/// Three requests on three workers that take one at a time: drawn at random, they are a closed network of three equal stations, of which
+/// 3 / (3 + 3 - 1) are busy with exponential services (Lavenberg 1983, on product forms), and more with nearly equal ones.
+#[test]
+fn workers_drawn_at_random_are_used_as_a_closed_network_is() {
+    let mut s = scenario(3);
+    s.decode = pool(3, 8, 1, 64);
+    s.decode.layout.attention_dp = false;
+    s.load.requests = 3000;
+    let rate = |routing: WorkerChoice| {
+        let mut deployment = deployment(&s);
+        deployment.decode.routing = routing;
+        simulate(&deployment, &s.load).output_rate
+    };
+    let least = rate(WorkerChoice::LeastLoaded);
+    let used = rate(WorkerChoice::Random) / least;
+    assert!(used > 0.55 && used < 0.8, "{used}");
+    let in_turn = rate(WorkerChoice::RoundRobin) / least;
+    assert!(in_turn > used && in_turn <= 1.01, "{in_turn}");
 }

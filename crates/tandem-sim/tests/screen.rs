@@ -5,7 +5,7 @@ mod scenarios;
 use rand::SeedableRng;
 use rand_xoshiro::Xoshiro256PlusPlus;
 use scenarios::{Draws, ROUNDS, draw, gb200, pool};
-use tandem_sim::des::{Lengths, simulate};
+use tandem_sim::des::{Lengths, WorkerChoice, simulate};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::rows::Scenario;
@@ -48,6 +48,8 @@ fn it_agrees_with_the_simulator_within_the_stated_errors() {
         let s = draw(&mut rng, &DRAWS);
         let mut deployment = model.deployment(&s, model.factors(&s));
         deployment.prefill.chunked = true;
+        // The screen knows no other.
+        deployment.decode.routing = WorkerChoice::LeastLoaded;
         let warmup = s.load.concurrency * ROUNDS.0;
         let whole = simulate(&deployment, &s.load).after(warmup as usize);
         let quick = screen(&deployment, &s.load, warmup);

@@ -34,6 +34,33 @@ pub enum RankSpread {
     Random,
 }
 
+/// How a request whose prompt is computed gets its decode worker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WorkerChoice {
+    /// The worker with the fewest requests.
+    #[default]
+    LeastLoaded,
+    /// One after the other, whatever they have to do.
+    RoundRobin,
+    /// Any, whatever they have to do.
+    Random,
+}
+
+impl WorkerChoice {
+    /// All of them; the position is what a fit counts by.
+    pub const ALL: [WorkerChoice; 3] = [WorkerChoice::LeastLoaded, WorkerChoice::RoundRobin, WorkerChoice::Random];
+
+    /// The name in a file of constants.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            WorkerChoice::LeastLoaded => "least-loaded",
+            WorkerChoice::RoundRobin => "round-robin",
+            WorkerChoice::Random => "random",
+        }
+    }
+}
+
 /// Decode workers, all alike.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecodePool {
@@ -47,6 +74,8 @@ pub struct DecodePool {
     pub kv_tokens: u64,
     /// Batch sizes of captured graphs, ascending; a rank's batch is padded to the next one. Empty = no padding.
     pub graph_batches: Vec<u32>,
+    /// Who chooses the worker of a request.
+    pub routing: WorkerChoice,
     /// Step times.
     pub cost: DecodeCost,
 }

@@ -15,7 +15,7 @@ mod outcome;
 mod prefill;
 mod run;
 
-pub use deployment::{DecodePool, Deployment, Lengths, Load, PrefillPool, RankSpread, Transfer};
+pub use deployment::{DecodePool, Deployment, Lengths, Load, PrefillPool, RankSpread, Transfer, WorkerChoice};
 pub(crate) use outcome::percentile;
 pub use outcome::{Outcome, RequestTimes, Spread};
 pub use run::simulate;

@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use super::decode::{Candidate, DecodeWorker};
-use super::deployment::{Deployment, Load, RankSpread};
+use super::deployment::{Deployment, Load, RankSpread, WorkerChoice};
 use super::outcome::{Outcome, RequestTimes};
 use super::prefill::PrefillWorker;
 
@@ -72,6 +72,8 @@ struct Run<'a> {
     events: BinaryHeap<Timed>,
     prefill: Vec<PrefillWorker>,
     decode: Vec<DecodeWorker>,
+    /// Requests that have a decode worker.
+    routed: usize,
 }
 
 impl<'a> Run<'a> {
@@ -84,6 +86,7 @@ impl<'a> Run<'a> {
             events: BinaryHeap::with_capacity(load.concurrency as usize + 64),
             prefill: (0..deployment.prefill.workers.max(1)).map(|_| PrefillWorker::new(&deployment.prefill)).collect(),
             decode: (0..deployment.decode.workers.max(1)).map(|_| DecodeWorker::new(&deployment.decode)).collect(),
+            routed: 0,
         }
     }
 
@@ -152,7 +155,12 @@ impl<'a> Run<'a> {
     }
 
     fn route_to_decode(&mut self, now: f64, request: u32) {
-        let worker = least(&self.decode, DecodeWorker::outstanding);
+        let worker = match self.deployment.decode.routing {
+            WorkerChoice::LeastLoaded => least(&self.decode, DecodeWorker::outstanding),
+            WorkerChoice::RoundRobin => index(self.routed % self.decode.len()),
+            WorkerChoice::Random => index(self.rng.random_range(0..self.decode.len())),
+        };
+        self.routed += 1;
         let times = self.requests[request as usize];
         let candidate = Candidate { request, isl: times.isl, osl: times.osl };
         let state = &mut self.decode[worker as usize];
@@ -184,6 +192,9 @@ impl<'a> Run<'a> {
 
 /// Index of the worker with the smallest key, the first of several.
 fn least<W, K: Ord>(workers: &[W], key: impl Fn(&W) -> K) -> u32 {
-    let index = (0..workers.len()).min_by_key(|&i| key(&workers[i])).expect("a pool has workers");
-    u32::try_from(index).expect("workers are counted by a u32")
+    index((0..workers.len()).min_by_key(|&i| key(&workers[i])).expect("a pool has workers"))
+}
+
+fn index(worker: usize) -> u32 {
+    u32::try_from(worker).expect("workers are counted by a u32")
 }

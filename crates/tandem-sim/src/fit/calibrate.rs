@@ -1,13 +1,17 @@
 //! The whole fit: decode constants and correction, prefill constants and correction, aggregated correction.
 
+use std::collections::BTreeMap;
+
 use super::constants::Constants;
 use super::coordinates::{DECODE_PRIOR, PREFILL_PRIOR, decode_coordinates, prefill_coordinates};
 use super::features::{DECODE, PREFILL, aggregated_features, decode_features, prefill_features};
 use super::field::posterior;
 use super::nelder_mead::minimise;
 use super::ridge::{Equation, dot, loss, solve};
-use super::targets::Target;
+use super::routing::{routing_of, routings};
+use super::targets::{PrefillTarget, Target};
 use crate::cost::{Coefficients, Correction, DecodeCost, PrefillCost, PrefillLoad};
+use crate::des::WorkerChoice;
 use crate::model::Model;
 use crate::rows::{Kind, Scenario};
 
@@ -46,20 +50,22 @@ pub fn calibrate(base: &Model, targets: &[&Target], options: &Options) -> Consta
         lambda
     };
 
+    constants.routing = routings(&disaggregated);
+    let routing = constants.routing.clone();
     let decode_lambda = penalties(DECODE.len(), options.decode_penalty);
     constants.coefficients = fit(constants.coefficients, DECODE_CONSTANTS, options.evaluations, |c| {
-        let equations = decode_equations(base, &disaggregated, c);
+        let equations = decode_equations(base, &disaggregated, c, &routing);
         penalised(&equations, &decode_lambda)
     });
     (constants.decode, constants.decode_field) =
-        posterior(&decode_equations(base, &disaggregated, &constants.coefficients), &decode_lambda, &DECODE_PRIOR);
+        posterior(&decode_equations(base, &disaggregated, &constants.coefficients, &routing), &decode_lambda, &DECODE_PRIOR);
 
     let prefill_lambda = penalties(PREFILL.len(), options.prefill_penalty);
     constants.coefficients = fit(constants.coefficients, PREFILL_CONSTANTS, options.evaluations / 3, |c| {
-        penalised(&prefill_equations(base, &disaggregated, c), &prefill_lambda)
+        penalised(&prefill_equations(base, &disaggregated, c, &routing), &prefill_lambda)
     });
     (constants.prefill, constants.prefill_field) =
-        posterior(&prefill_equations(base, &disaggregated, &constants.coefficients), &prefill_lambda, &PREFILL_PRIOR);
+        posterior(&prefill_equations(base, &disaggregated, &constants.coefficients, &routing), &prefill_lambda, &PREFILL_PRIOR);
 
     let aggregated: Vec<&Target> = targets.iter().copied().filter(|t| t.scenario.kind == Kind::Aggregated).collect();
     let mut with_both = base.clone();
@@ -97,15 +103,21 @@ fn fit(start: Coefficients, range: std::ops::Range<usize>, evaluations: usize, o
     moved(&best)
 }
 
-fn decode_equations(base: &Model, targets: &[&Target], c: &Coefficients) -> Vec<Equation> {
+fn decode_equations(base: &Model, targets: &[&Target], c: &Coefficients, routing: &BTreeMap<String, WorkerChoice>) -> Vec<Equation> {
     let equation = |t: &&Target| {
         let (load, tpot) = (t.decode_load?, t.measured.tpot?);
         let s = &t.scenario;
         let cost = DecodeCost::new(base.facts(), &base.shape(s, &s.decode, s.eplb_slots), c, Correction::default());
-        let y = (tpot * cost.tokens_per_step() / cost.step(load)).ln();
+        let y = (tpot * cost.tokens_per_step() / cost.step(load)).ln() + of_routing(t, routing).map_or(0.0, |p| p.tpot);
         Some(Equation { x: decode_features(s, t.batch()), at: decode_coordinates(s, t.batch()), y, weight: weight(t) })
     };
     targets.iter().filter_map(equation).collect()
+}
+
+/// What a target says of prefill under the routing of its group.
+fn of_routing(t: &Target, routings: &BTreeMap<String, WorkerChoice>) -> Option<PrefillTarget> {
+    let chosen = routing_of(routings, &t.scenario);
+    t.prefill[WorkerChoice::ALL.iter().position(|r| *r == chosen)?]
 }
 
 /// Residuals of the decode correction, as logarithms of measured over predicted step time, by target.
@@ -125,10 +137,10 @@ fn weight(t: &Target) -> f64 {
     surely * f64::from(t.repeats).sqrt()
 }
 
-fn prefill_equations(base: &Model, targets: &[&Target], c: &Coefficients) -> Vec<Equation> {
+fn prefill_equations(base: &Model, targets: &[&Target], c: &Coefficients, routing: &BTreeMap<String, WorkerChoice>) -> Vec<Equation> {
     let equation = |t: &&Target| {
-        let (ln, weight) = t.prefill?;
         let s = &t.scenario;
+        let PrefillTarget { ln, weight, .. } = of_routing(t, routing)?;
         let shape = base.shape(s, &s.prefill, 0);
         let load = typical_iteration(s);
         let at = |c: &Coefficients| PrefillCost::new(base.facts(), &shape, c, 1.0).iteration(load);

@@ -8,7 +8,10 @@ use thiserror::Error;
 use super::coordinates::{DECODE_SCALES, PREFILL_SCALES};
 use super::features::{DECODE, PREFILL};
 use super::field::Field;
+use super::routing::routing_of;
 use crate::cost::Coefficients;
+use crate::des::WorkerChoice;
+use crate::rows::Scenario;
 
 const SHIPPED: &str = include_str!("../../data/constants.json");
 /// Version of the file's form.
@@ -29,6 +32,8 @@ pub struct Constants {
     pub prefill_field: Field,
     /// Weights of the correction for aggregated servers, in the order of [`DECODE`].
     pub aggregated: Vec<f64>,
+    /// How decode workers are chosen, by GPU, stack and class of prompt lengths; the least loaded where nothing is said.
+    pub routing: BTreeMap<String, WorkerChoice>,
     /// Where they come from.
     pub provenance: Provenance,
 }
@@ -90,6 +95,7 @@ impl Constants {
             prefill: vec![0.0; PREFILL.len()],
             prefill_field: Field::default(),
             aggregated: vec![0.0; DECODE.len()],
+            routing: BTreeMap::new(),
             provenance: Provenance::default(),
         }
     }
@@ -112,8 +118,15 @@ impl Constants {
             prefill: weights(&json, "prefill", &PREFILL)?,
             prefill_field: field(&json, "prefill_field", PREFILL_SCALES.len())?,
             aggregated: weights(&json, "aggregated", &DECODE)?,
+            routing: routing(&json["routing"]),
             provenance: provenance(&json["provenance"]),
         })
+    }
+
+    /// How the decode workers of a scenario are chosen.
+    #[must_use]
+    pub fn routing_of(&self, s: &Scenario) -> WorkerChoice {
+        routing_of(&self.routing, s)
     }
 
     /// The file's text.
@@ -132,6 +145,7 @@ impl Constants {
             "decode": named(&DECODE, &self.decode),
             "prefill": named(&PREFILL, &self.prefill),
             "aggregated": named(&DECODE, &self.aggregated),
+            "routing": self.routing.iter().map(|(group, routing)| (group.clone(), routing.name().into())).collect::<serde_json::Map<_, _>>(),
             "decode_field": self.decode_field.to_lines(),
             "prefill_field": self.prefill_field.to_lines(),
         });
@@ -160,6 +174,12 @@ fn weights(json: &Value, list: &str, names: &[&str]) -> Result<Vec<f64>, Constan
 fn field(json: &Value, list: &str, dims: usize) -> Result<Field, ConstantsError> {
     let lines = json[list].as_array().map(|lines| lines.iter().filter_map(Value::as_str));
     lines.and_then(|lines| Field::from_lines(lines, dims)).ok_or_else(|| ConstantsError::Missing(list.to_owned()))
+}
+
+/// Routings by group; a name that this version does not know is the least loaded worker.
+fn routing(json: &Value) -> BTreeMap<String, WorkerChoice> {
+    let named = |value: &Value| WorkerChoice::ALL.into_iter().find(|r| value.as_str() == Some(r.name()));
+    json.as_object().into_iter().flatten().filter_map(|(group, value)| Some((group.clone(), named(value)?))).collect()
 }
 
 fn provenance(json: &Value) -> Provenance {

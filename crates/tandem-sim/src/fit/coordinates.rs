@@ -48,9 +48,10 @@ pub(crate) const PREFILL_SCALES: [(&str, f64); 16] = [
 ];
 
 /// Of the decode correction.
-pub(crate) const DECODE_PRIOR: Prior = Prior { amplitude: 0.33, noise: 0.04, feature: 0.04, huber: 0.12 };
+pub(crate) const DECODE_PRIOR: Prior = Prior { amplitude: 0.45, noise: 0.04, feature: 0.02, huber: 0.12 };
 /// Of the prefill correction.
 pub(crate) const PREFILL_PRIOR: Prior = Prior { amplitude: 0.41, noise: 0.2, feature: 0.08, huber: 0.12 };
+
 fn bit(on: bool) -> f64 {
     f64::from(u8::from(on))
 }

@@ -2,7 +2,7 @@
 //!
 //! `features` says what a correction may depend on by name, `coordinates` and `field` what they leave over; `ridge` and `nelder_mead`
 //! are the two minimisers, `constants` the file that ships,
-//! `refit` constants for one's own cluster,
+//! `refit` constants for one's own cluster, `routing` who chooses decode workers,
 //! `targets` what a row says about a step's time, `calibrate` the whole fit, `study` its examination.
 
 mod calibrate;
@@ -13,6 +13,7 @@ mod field;
 mod nelder_mead;
 mod refit;
 mod ridge;
+mod routing;
 mod study;
 mod targets;
 
@@ -25,4 +26,4 @@ pub use field::Field;
 pub use refit::{OwnRun, Refitted, refit};
 pub(crate) use ridge::{dot, regress};
 pub use study::{Split, examine, record_provenance};
-pub use targets::{Target, find_prefill, targets};
+pub use targets::{PrefillTarget, Target, find_prefill, targets};

@@ -12,6 +12,7 @@ use crate::cost::Correction;
 use crate::des::{Outcome, simulate};
 use crate::evaluate::Metric;
 use crate::model::{Factors, Model};
+use crate::predictive::{least_relative_error, outcomes};
 use crate::rows::{Measured, Scenario};
 
 /// Rounds in which the two factors are sought in turn.
@@ -138,15 +139,16 @@ fn leftover(model: &Model, run: &OwnRun) -> Leftover {
 }
 
 fn errors(model: &Model, run: &OwnRun) -> [Option<f64>; 4] {
-    let factors = model.factors(&run.scenario);
-    let outcome = run_with(model, run, factors.decode, factors.prefill);
+    let s = &run.scenario;
+    let deployment = model.deployment_holding(s, model.factors(s), run.kv_tokens);
+    let (outcome, drawn) = outcomes(model, s, &deployment, &s.load, run.warmup as usize);
     let m = &run.measured;
     let ratio = |predicted: f64, measured: Option<f64>| measured.map(|m| predicted / m - 1.0);
     Metric::ALL.map(|metric| match metric {
         Metric::Tpot => ratio(outcome.tpot.median, m.tpot),
-        Metric::TokensPerGpu => ratio(outcome.output_rate / run.scenario.gpus, m.tokens_per_gpu),
-        Metric::TtftMedian => ratio(outcome.ttft.median, m.ttft_median),
-        Metric::TtftP99 => ratio(outcome.ttft.p99, m.ttft_p99),
+        Metric::TokensPerGpu => ratio(outcome.output_rate / s.gpus, m.tokens_per_gpu),
+        Metric::TtftMedian => ratio(least_relative_error(&drawn.ttft_median), m.ttft_median),
+        Metric::TtftP99 => ratio(least_relative_error(&drawn.ttft_p99), m.ttft_p99),
     })
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use crate::cost::{Correction, DecodeLoad};
-use crate::des::simulate;
+use crate::des::{WorkerChoice, simulate};
 use crate::model::{Factors, Model};
 use crate::rows::{Kind, Measured, Row, Scenario};
 
@@ -30,11 +30,26 @@ pub struct Target {
     pub measured: Measured,
     /// Load of the decode steps.
     pub decode_load: Option<DecodeLoad>,
-    /// Logarithm of the prefill factor, and how much the row says about it (0 to 1).
-    pub prefill: Option<(f64, f64)>,
+    /// What it says of prefill under each of [`WorkerChoice::ALL`].
+    pub prefill: [Option<PrefillTarget>; 3],
+}
+
+/// The prefill factor with which a simulated run is most like the measured one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PrefillTarget {
+    /// Logarithm of the factor.
+    pub ln: f64,
+    /// How much the row says about it (0 to 1).
+    pub weight: f64,
     /// Misfit that is left at that factor.
     pub misfit: f64,
+    /// By how much the run's TPOT is longer than the simulated one with these factors, as a logarithm: ramps, waits between steps and all
+    /// else that Little's law does not tell of the batch that the median request saw.
+    pub tpot: f64,
 }
+
+/// Most by which a target's step time is moved for that.
+const MAX_SHIFT: f64 = 0.1;
 
 impl Target {
     /// Sequences of a decode rank as measured, or as expected where that is unknown.
@@ -73,8 +88,7 @@ fn target(group: &[&Row]) -> Target {
         key: group[0].config_key.clone(),
         trusted: group[0].knob_match != "none",
         repeats: u32::try_from(group.len()).unwrap_or(u32::MAX),
-        prefill: None,
-        misfit: 0.0,
+        prefill: [None; 3],
         measured,
         scenario,
     }
@@ -109,7 +123,7 @@ fn steady_share(s: &Scenario, m: &Measured, tokens_per_gpu: f64) -> f64 {
     }
 }
 
-/// Finds the prefill factor of a disaggregated target, with a decode factor that gives its measured TPOT.
+/// Finds the prefill factors of a disaggregated target, with a decode factor that gives its measured TPOT.
 pub fn find_prefill(model: &Model, target: &mut Target) {
     let (Some(load), Some(tpot)) = (target.decode_load, target.measured.tpot) else { return };
     if target.scenario.kind != Kind::Disaggregated {
@@ -117,8 +131,25 @@ pub fn find_prefill(model: &Model, target: &mut Target) {
     }
     let cost = model.decode_cost(&target.scenario, Correction::default());
     let decode = Correction::constant((tpot * cost.tokens_per_step() / cost.step(load)).clamp(0.1, 10.0));
+    let kv_tokens = model.kv_tokens(&target.scenario);
+    for (i, routing) in WorkerChoice::ALL.into_iter().enumerate() {
+        // A single worker has no choice.
+        target.prefill[i] = if i > 0 && target.scenario.decode.workers == 1 {
+            target.prefill[0]
+        } else {
+            Some(prefill_target(model, target, routing, decode, kv_tokens))
+        };
+    }
+}
+
+fn prefill_target(model: &Model, target: &Target, routing: WorkerChoice, decode: Correction, kv_tokens: u64) -> PrefillTarget {
+    let run = |ln: f64| {
+        let mut deployment = model.deployment_holding(&target.scenario, Factors { decode, prefill: ln.exp() }, kv_tokens);
+        deployment.decode.routing = routing;
+        simulate(&deployment, &target.scenario.load)
+    };
     let misfit = |ln: f64| {
-        let outcome = simulate(&model.deployment(&target.scenario, Factors { decode, prefill: ln.exp() }), &target.scenario.load);
+        let outcome = run(ln);
         let rate = outcome.output_rate / target.scenario.gpus;
         let off = |predicted: f64, measured: Option<f64>| measured.map_or(0.0, |m| (predicted / m).ln().abs().min(1.5));
         let m = &target.measured;
@@ -134,6 +165,6 @@ pub fn find_prefill(model: &Model, target: &mut Target) {
     let sharpness = (around[0].min(around[1]) / 0.25).clamp(0.0, 1.0);
     // A row that no factor explains says little.
     let weight = sharpness / (1.0 + 2.0 * (chosen.0 - 0.2).max(0.0));
-    target.prefill = Some((chosen.1, weight));
-    target.misfit = chosen.0;
+    let tpot = target.measured.tpot.map_or(0.0, |m| (m / run(chosen.1).tpot.median).ln());
+    PrefillTarget { ln: chosen.1, weight, misfit: chosen.0, tpot: if tpot.is_finite() { tpot.clamp(-MAX_SHIFT, MAX_SHIFT) } else { 0.0 } }
 }

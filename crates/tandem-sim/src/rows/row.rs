@@ -1,4 +1,6 @@
-//! One measured row: what was deployed, how it was driven, what came out. A column that is empty or unreadable is none.
+//! One measured row: what was deployed, how it was driven, what came out. A column that is missing, empty or unreadable is none.
+//!
+//! No line that measures serving is refused: what a prediction cannot do without gets a default, which the row names.
 
 use std::collections::HashMap;
 
@@ -94,6 +96,8 @@ pub struct Row {
     pub measured: Measured,
     /// Everything that defines the configuration but the concurrency.
     pub config_key: String,
+    /// What was not in the row and what was taken instead.
+    pub assumed: Vec<&'static str>,
 }
 
 /// Why a table cannot be read.
@@ -107,22 +111,27 @@ pub enum RowsError {
     NoColumn(&'static str),
 }
 
-/// Serving rows of a table, and the number of rows that measure something else (no concurrency: kernels).
+/// Most requests in the system, and most tokens of a prompt or output, that a row may state.
+const MOST: f64 = 1e6;
+/// Most workers, and most ranks of one.
+const MOST_RANKS: u32 = 4096;
+
+/// Serving rows of a table, and the number of rows that measure something else (kernels).
 ///
 /// # Errors
 /// [`RowsError`] when the header is not that of such a table.
 pub fn parse(text: &str) -> Result<(Vec<Row>, usize), RowsError> {
-    let mut lines = records(text).into_iter();
+    let mut lines = records(text.trim_start_matches('\u{feff}')).into_iter();
     let header = lines.next().ok_or(RowsError::Empty)?;
-    let columns: HashMap<String, usize> = header.iter().enumerate().map(|(i, name)| (name.trim().to_owned(), i)).collect();
-    for needed in ["id", "kind", "hardware", "concurrency", "isl", "osl"] {
+    let columns: HashMap<String, usize> = header.iter().enumerate().map(|(i, name)| (name.trim().to_ascii_lowercase(), i)).collect();
+    for needed in ["hardware", "concurrency"] {
         if !columns.contains_key(needed) {
             return Err(RowsError::NoColumn(needed));
         }
     }
     let (mut rows, mut others) = (Vec::new(), 0);
-    for fields in lines {
-        match row(&Cells { columns: &columns, fields: &fields }) {
+    for (index, fields) in lines.enumerate() {
+        match row(&Cells { columns: &columns, fields: &fields }, index + 1) {
             Some(row) => rows.push(row),
             None => others += 1,
         }
@@ -151,6 +160,11 @@ impl Cells<'_> {
         Some(count)
     }
 
+    /// A count of ranks or workers; one that no machine has is unreadable.
+    fn ranks(&self, name: &str) -> Option<u32> {
+        self.count(name).filter(|n| *n <= MOST_RANKS)
+    }
+
     fn flag(&self, name: &str) -> Option<bool> {
         match self.text(name).to_ascii_lowercase().as_str() {
             "true" | "1" | "1.0" | "yes" => Some(true),
@@ -162,11 +176,11 @@ impl Cells<'_> {
     fn side(&self, prefix: &str) -> Side {
         let column = |name: &str| format!("{prefix}_{name}");
         Side {
-            workers: self.count(if prefix == "ctx" { "n_ctx" } else { "n_gen" }),
-            world: self.count(&column("world_size")),
-            tp: self.count(&column("tp")),
-            pp: self.count(&column("pp")),
-            ep: self.count(&column("ep")),
+            workers: self.ranks(if prefix == "ctx" { "n_ctx" } else { "n_gen" }),
+            world: self.ranks(&column("world_size")),
+            tp: self.ranks(&column("tp")),
+            pp: self.ranks(&column("pp")),
+            ep: self.ranks(&column("ep")),
             attention_dp: self.flag(&column("attn_dp")),
             max_batch: self.count(&column("max_batch_size")),
             max_tokens: self.count(&column("max_num_tokens")),
@@ -217,33 +231,54 @@ const CONFIG: [&str; 26] = [
     "gpus_total",
 ];
 
-fn row(cells: &Cells<'_>) -> Option<Row> {
-    let kind = match cells.text("kind") {
+fn row(cells: &Cells<'_>, line: usize) -> Option<Row> {
+    let mut assumed = Vec::new();
+    let (prefill, decode) = (cells.side("ctx"), cells.side("gen"));
+    let kind = match cells.text("kind").to_ascii_lowercase() {
         k if k.starts_with("disagg") => Kind::Disaggregated,
         k if k.starts_with("agg") => Kind::Aggregated,
+        k if k.is_empty() && (cells.count("concurrency").is_some() || cells.measured() != Measured::default()) => {
+            assumed.push("kind: disaggregated where a prefill server is described");
+            if prefill == Side::default() { Kind::Aggregated } else { Kind::Disaggregated }
+        }
         _ => return None,
     };
-    let stack = cells.text("framework").trim_start_matches("dynamo-").to_ascii_lowercase();
+    let mut length = |name: &str, note: &'static str| {
+        cells.number(name).filter(|v| *v >= 1.0).map(|v| v.min(MOST)).unwrap_or_else(|| {
+            assumed.push(note);
+            1024.0
+        })
+    };
+    let (isl, osl) = (length("isl", "prompt length: 1024"), length("osl", "output length: 1024"));
+    let concurrency = cells.number("concurrency").filter(|v| *v >= 1.0).map(|v| v.min(MOST)).unwrap_or_else(|| {
+        assumed.push("concurrency: the batch limit of one decode rank, or 1");
+        f64::from(decode.max_batch.unwrap_or(1)).min(MOST)
+    });
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 1 and a million")]
+    let concurrency = concurrency.round() as u32;
+    let stack = cells.text("framework").to_ascii_lowercase();
+    let stack = stack.trim_start_matches("dynamo-");
     Some(Row {
-        id: cells.text("id").to_owned(),
+        id: Some(cells.text("id")).filter(|id| !id.is_empty()).map_or_else(|| format!("row {line}"), str::to_owned),
         kind,
         hardware: cells.text("hardware").to_ascii_lowercase(),
         gpus: cells.number("gpus_total").filter(|g| *g > 0.0),
-        stack: if stack.starts_with("tensorrt") || stack == "trtllm" { "trt".to_owned() } else { stack },
+        stack: if stack.starts_with("tensorrt") || stack == "trtllm" { "trt" } else { stack }.to_owned(),
         precision: cells.text("precision").to_ascii_lowercase(),
-        isl: cells.number("isl").filter(|v| *v >= 1.0)?,
-        osl: cells.number("osl").filter(|v| *v >= 1.0)?,
+        isl,
+        osl,
         length_range: range(cells.text("length_dist")),
-        concurrency: cells.count("concurrency")?,
+        concurrency,
         rounds: rounds(cells.text("num_requests_hint")),
         months: months(cells.text("date")).unwrap_or(1.0),
-        prefill: cells.side("ctx"),
-        decode: cells.side("gen"),
+        prefill,
+        decode,
         eplb_slots: cells.count("gen_eplb_num_slots"),
         mtp: cells.text("gen_mtp_size").to_owned(),
         knob_match: cells.text("knob_match").to_owned(),
         measured: cells.measured(),
         config_key: CONFIG.map(|c| cells.text(c)).join("|"),
+        assumed,
     })
 }
 
@@ -251,18 +286,23 @@ fn row(cells: &Cells<'_>) -> Option<Row> {
 fn range(text: &str) -> Option<(f64, f64)> {
     let inner = text.strip_prefix("uniform[")?.strip_suffix(']')?;
     let (a, b) = inner.split_once(',')?;
-    Some((a.trim().parse().ok()?, b.trim().parse().ok()?))
+    let fraction = |text: &str| text.trim().parse().ok().filter(|f: &f64| *f > 0.0 && *f <= 16.0);
+    let (a, b) = (fraction(a)?, fraction(b)?);
+    Some((a.min(b), a.max(b)))
 }
 
 /// `10x concurrency` to 10.
 fn rounds(text: &str) -> f64 {
-    text.split('x').next().and_then(|n| n.trim().parse().ok()).filter(|n: &f64| *n >= 1.0).unwrap_or(10.0)
+    text.split('x').next().and_then(|n| n.trim().parse().ok()).filter(|n: &f64| *n >= 1.0 && n.is_finite()).unwrap_or(10.0)
 }
 
 /// `2026-03-23` to 2 and a fraction.
 fn months(date: &str) -> Option<f64> {
     let mut parts = date.split('-').map(|p| p.parse::<f64>().ok());
     let (year, month) = (parts.next()??, parts.next()??);
+    if !(2020.0..2100.0).contains(&year) || !(1.0..13.0).contains(&month) {
+        return None;
+    }
     let day = parts.next().flatten().unwrap_or(15.0);
     Some((year - 2026.0) * 12.0 + month - 1.0 + day / 31.0)
 }
@@ -289,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_table_of_something_else_is_refused_by_the_missing_column() {
-        assert_eq!(parse("a,b\n1,2\n"), Err(RowsError::NoColumn("id")));
+        assert_eq!(parse("a,b\n1,2\n"), Err(RowsError::NoColumn("hardware")));
         assert_eq!(parse(""), Err(RowsError::Empty));
     }
 }

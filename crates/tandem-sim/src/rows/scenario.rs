@@ -82,7 +82,7 @@ impl Scenario {
     /// Decides what `row` leaves open. Every row has a scenario.
     #[must_use]
     pub fn new(row: &Row) -> Self {
-        let mut assumed = Vec::new();
+        let mut assumed = row.assumed.clone();
         let per_rank = row.stack != "trt";
         let mut decode = pool(&row.decode, row, 2048, per_rank, &mut assumed);
         let prefill = if row.kind == Kind::Aggregated { decode } else { pool(&row.prefill, row, 16_384, per_rank, &mut assumed) };

@@ -1,5 +1,7 @@
 //! `tandem calibrate`: constants of the performance model from measured rows, and how well they predict other rows.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tandem_sim::evaluate::{Line, Scored, Table, line, mean, render, tables, to_json};
 use tandem_sim::fit::{Constants, Options, Split, Target, calibrate as fit, examine, find_prefill, record_provenance, targets};
 use tandem_sim::model::Model;
@@ -25,29 +27,50 @@ pub(crate) fn calibrate(args: &CalibrateArgs) -> Result<(), Failure> {
     if args.fit_only {
         record_provenance(&mut constants, &args.source, &targets, &[]);
     } else {
-        let unseen = examine(&base, &targets, &rows, Split::Configuration { seed: 0 }, &options);
+        let served: Vec<Row> = rows.iter().filter(|r| r.kind == Kind::Disaggregated).cloned().collect();
+        let others_of = (1..args.assignments).map(|seed| (&served, Split::Configuration { seed }));
+        let mut jobs = vec![(&rows, Split::Configuration { seed: 0 }), (&served, Split::Gpu), (&served, Split::Stack)];
+        jobs.extend(others_of);
+        let mut examined = examine_all(&base, &targets, &jobs, &options).into_iter();
+        let (Some(unseen), Some(gpus), Some(stacks)) = (examined.next(), examined.next(), examined.next()) else { return Ok(()) };
         record_provenance(&mut constants, &args.source, &targets, &unseen);
         if let Some(path) = &args.unseen {
             let json = serde_json::to_string_pretty(&to_json(&tables(&unseen), &unseen, others)).or_exit(Exit::Bug)?;
             write_whole(path, (json + "\n").as_bytes())?;
         }
         text += &format!("Configurations not fitted (5 folds)\n\n{}\n", render(&tables(&unseen)));
-        let served: Vec<Row> = rows.into_iter().filter(|r| r.kind == Kind::Disaggregated).collect();
         let known = |scored: &[Scored], name: String| line(name, &scored.iter().filter(|s| s.has_known_knobs()).collect::<Vec<_>>());
         let mut lines = vec![known(&unseen, "0".to_owned())];
-        for seed in 1..args.assignments {
-            lines.push(known(&examine(&base, &targets, &served, Split::Configuration { seed }, &options), seed.to_string()));
-        }
+        lines.extend((1..args.assignments).zip(examined).map(|(seed, unseen)| known(&unseen, seed.to_string())));
         lines.push(mean("mean", &lines));
         text += &format!("Assignments of configurations to folds\n\n{}\n", render(&[Table { name: "disaggregated, known knobs", lines }]));
-        for (title, name, split) in [("GPU not fitted", "left out: gpu", Split::Gpu), ("Stack not fitted", "left out: stack", Split::Stack)]
+        for (title, name, unseen, split) in
+            [("GPU not fitted", "left out: gpu", gpus, Split::Gpu), ("Stack not fitted", "left out: stack", stacks, Split::Stack)]
         {
-            let unseen = examine(&base, &targets, &served, split, &options);
             text += &format!("{title}\n\n{}\n", render(&[left_out(name, &unseen, split)]));
         }
     }
     write_whole(&args.out, constants.to_json().as_bytes())?;
     print(&format!("{text}wrote {}\n", args.out.display()))
+}
+
+/// Examinations on all cores, in the order of `jobs`.
+fn examine_all(base: &Model, targets: &[Target], jobs: &[(&Vec<Row>, Split)], options: &Options) -> Vec<Vec<Scored>> {
+    let n = std::thread::available_parallelism().map_or(1, usize::from);
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((i, (rows, split))) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, jobs.get(i)?))) {
+            done.push((i, examine(base, targets, rows, *split, options)));
+        }
+        done
+    };
+    let mut all: Vec<(usize, Vec<Scored>)> = std::thread::scope(|scope| {
+        let hands: Vec<_> = (0..n).map(|_| scope.spawn(work)).collect();
+        hands.into_iter().flat_map(|hand| hand.join().expect("an examination does not panic")).collect()
+    });
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, scored)| scored).collect()
 }
 
 /// Finds the prefill factors on all cores: it simulates every row several times.

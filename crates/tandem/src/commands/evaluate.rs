@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use tandem_recipe::builtin::model_config;
-use tandem_sim::evaluate::{render, score, tables, to_json};
+use tandem_sim::evaluate::{Scored, render, score, tables, to_json};
 use tandem_sim::fit::Constants;
 use tandem_sim::model::Model;
 use tandem_sim::rows::{self, Row};
@@ -30,13 +30,23 @@ pub(crate) fn evaluate(args: &EvaluateArgs) -> Result<(), Failure> {
         Some(folder) => model.with_tables(read_tables(folder, &rows)?),
         None => model,
     };
-    let scored = score(&model, &rows);
+    let scored = score_all(&model, &rows);
     let tables = tables(&scored);
     if args.json {
         let json = serde_json::to_string_pretty(&to_json(&tables, &scored, others)).or_exit(Exit::Bug)?;
         return print(&(json + "\n"));
     }
     print(&format!("{} rows predicted, 0 refused, {others} lines measure no serving\n\n{}", rows.len(), render(&tables)))
+}
+
+/// Predicts rows on all cores: each takes nine simulations.
+fn score_all(model: &Model, rows: &[Row]) -> Vec<Scored> {
+    let n = std::thread::available_parallelism().map_or(1, usize::from);
+    let parts = rows.chunks(rows.len().div_ceil(n).max(1));
+    std::thread::scope(|scope| {
+        let hands: Vec<_> = parts.map(|part| scope.spawn(move || score(model, part))).collect();
+        hands.into_iter().flat_map(|hand| hand.join().expect("a prediction does not panic")).collect()
+    })
 }
 
 /// Measured operators of the GPUs that occur in rows.
@@ -49,7 +59,9 @@ pub(super) fn read_tables(folder: &Path, rows: &[Row]) -> Result<OperatorTables,
 
 /// The rows of a table, and the number of lines that are none.
 pub(super) fn read_rows(path: &Path) -> Result<(Vec<Row>, usize), Failure> {
-    rows::parse(&read(path)?).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display())).or_exit(Exit::Artifact)?;
+    // A name in another encoding is no reason to refuse a table of numbers.
+    rows::parse(&String::from_utf8_lossy(&bytes)).with_context(|| format!("cannot use {}", path.display())).or_exit(Exit::Artifact)
 }
 
 fn read(path: &Path) -> Result<String, Failure> {
