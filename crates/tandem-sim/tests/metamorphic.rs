@@ -2,7 +2,7 @@
 
 mod scenarios;
 
-use scenarios::gb200;
+use scenarios::{gb200, pool};
 use tandem_plan::{ParallelLayout, WeightDtype};
 use tandem_sim::cost::{Coefficients, Correction, DecodeCost, DecodeLoad, ModelFacts, Shape};
 use tandem_sim::des::{Deployment, Lengths, Outcome, WorkerChoice, simulate};
