@@ -29,12 +29,12 @@ pub enum Dtype {
 pub enum Scales {
     /// Not at all, or by 1.
     One,
-    /// Rows of x by 128 columns, [k/128][m] f32; weights by blocks of 128 × 128, [n/128][k/128 padded to a multiple of 4] f32
+    /// Rows of x by 128 columns, `[k/128][m]` f32; weights by blocks of 128 × 128, `[n/128][k/128 padded to a multiple of 4]` f32
     /// (CUDA 12.9 and later, Hopper only).
     Blocks,
 }
 
-/// out[b] [m][n] = x[b] [m][k] · weights[b] [n][k]ᵀ. Of `batch` products, x and out are [m][batch][k] and [m][batch][n], weights [batch][n][k].
+/// `out[b]` `[m][n]` = `x[b]` `[m][k]` · `weights[b]` `[n][k]`ᵀ. Of `batch` products, x and out are `[m][batch][k]` and `[m][batch][n]`, weights `[batch][n][k]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shape {
     /// Rows of x; with block scales a multiple of 4.

@@ -196,7 +196,7 @@ impl Kernel {
 pub struct TensorMap(TensorMapWords);
 
 impl TensorMap {
-    /// Of a matrix [rows][columns] of e4m3 (one byte a value) or BF16 (two), in tiles of `tile` = (columns, rows); a tile's row is 128 bytes.
+    /// Of a matrix `[rows][columns]` of e4m3 (one byte a value) or BF16 (two), in tiles of `tile` = (columns, rows); a tile's row is 128 bytes.
     ///
     /// # Errors
     /// What the driver says of the sizes.

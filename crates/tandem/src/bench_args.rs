@@ -27,7 +27,7 @@ Examples:
   tandem plan deepseek-r1 --gpu-type h100 --tables tables
   tandem bench operators --out tables --only moe,generation_mla --quick")]
 pub(crate) struct OperatorsArgs {
-    /// Folder for the tables: DIR/<gpu>/<operator>/<operator>_perf.csv, and DIR/<gpu>/bench.json about the run
+    /// Folder for the tables: DIR/GPU/OPERATOR/OPERATOR_perf.csv, and DIR/GPU/bench.json about the run
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// A model that ships, or a config.json (or a directory with one)

@@ -78,7 +78,7 @@ pub struct ExpertsShape {
 /// An operator with its sizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Operator {
-    /// [m][k] · [n][k]ᵀ.
+    /// `[m][k]` · `[n][k]`ᵀ.
     Gemm {
         /// Format of both operands.
         format: Format,
@@ -89,7 +89,7 @@ pub enum Operator {
         /// Columns.
         k: usize,
     },
-    /// One of the products that absorbed attention has in place of the latent's up-projection: for each head [tokens][k] · [n][k]ᵀ.
+    /// One of the products that absorbed attention has in place of the latent's up-projection: for each head `[tokens][k]` · `[n][k]`ᵀ.
     Absorbed {
         /// Queries into the latent (before), or averages out of it.
         before: bool,

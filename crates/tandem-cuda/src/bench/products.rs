@@ -52,7 +52,7 @@ impl Matrix {
 struct Weights {
     key: (Format, usize, usize, usize),
     matrix: Matrix,
-    /// [copies][n/128][k/128 padded to 4].
+    /// `[copies][n/128][k/128 padded to 4]`.
     scales: Buffer<f32>,
     scales_each: usize,
     copies: usize,

@@ -19,7 +19,7 @@ pub(super) fn rows_of_experts(s: &ExpertsShape) -> Vec<usize> {
     }
 }
 
-/// Shares drawn by inverse transform from x^−1.01 on [1, 0.8 · tokens] (on [0.01, 2] where most experts get nothing), rounded so that the
+/// Shares drawn by inverse transform from x^−1.01 on `[1, 0.8 · tokens]` (on `[0.01, 2]` where most experts get nothing), rounded so that the
 /// sum holds.
 fn power_law(experts: usize, total: usize, tokens: usize) -> Vec<usize> {
     let real = super::real;

@@ -183,15 +183,15 @@ pub struct Experts {
 /// Operands of a grouped product; sizes as in `experts.cu`.
 #[derive(Debug)]
 pub struct GroupedProduct<'a> {
-    /// [slots · n][k] e4m3.
+    /// `[slots · n][k]` e4m3.
     pub weights: &'a Buffer<u8>,
-    /// [slots][n/128][k/128].
+    /// `[slots][n/128][k/128]`.
     pub weight_scales: &'a Buffer<f32>,
-    /// [rows][k] e4m3.
+    /// `[rows][k]` e4m3.
     pub tokens: &'a Buffer<u8>,
-    /// [k/128][row_stride].
+    /// `[k/128][row_stride]`.
     pub token_scales: &'a Buffer<f32>,
-    /// [rows][n].
+    /// `[rows][n]`.
     pub out: &'a Buffer<bf16>,
     /// Rows of the weights of one expert.
     pub n: usize,
@@ -306,7 +306,7 @@ impl Experts {
         unsafe { self.silu.launch(flat(fits("rows", rows)?, 256), &args) }
     }
 
-    /// The weighted sum of each token's rows: `rows_of` and `weights` are [tokens][topk].
+    /// The weighted sum of each token's rows: `rows_of` and `weights` are `[tokens][topk]`.
     ///
     /// # Errors
     /// What the driver says.
@@ -357,19 +357,19 @@ pub struct Decode {
 /// Operands of [`Decode::launch`]; sizes as in `mla_decode.cu`.
 #[derive(Debug)]
 pub struct DecodeCall<'a> {
-    /// Of [batch · heads][576], in tiles of 64 × 64.
+    /// Of `[batch · heads][576]`, in tiles of 64 × 64.
     pub q: &'a TensorMap,
-    /// Of [pages · 64][576], in tiles of 64 × 64.
+    /// Of `[pages · 64][576]`, in tiles of 64 × 64.
     pub pages: &'a TensorMap,
-    /// [batch][max_pages].
+    /// `[batch][max_pages]`.
     pub table: &'a Buffer<i32>,
-    /// [batch].
+    /// `[batch]`.
     pub lengths: &'a Buffer<i32>,
-    /// [splits][batch · heads][512].
+    /// `[splits][batch · heads][512]`.
     pub partial: &'a Buffer<f32>,
-    /// [splits][batch · heads].
+    /// `[splits][batch · heads]`.
     pub lse: &'a Buffer<f32>,
-    /// [batch · heads][512].
+    /// `[batch · heads][512]`.
     pub out: &'a Buffer<bf16>,
     /// Heads.
     pub heads: usize,
@@ -464,8 +464,8 @@ impl Prefill {
         Ok(Prefill { kernel: with_shared(&program, "mla_prefill")?, _program: program })
     }
 
-    /// Prepares the attention of `batch` prompts of `length` tokens: q and k are [batch · length][heads · 192], v and out [batch ·
-    /// length][heads · 128]. A closure that puts it on the stream.
+    /// Prepares the attention of `batch` prompts of `length` tokens: q and k are `[batch · length][heads · 192]`, v and out
+    /// `[batch · length][heads · 128]`. A closure that puts it on the stream.
     ///
     /// # Errors
     /// What the driver says of the sizes.
