@@ -56,6 +56,12 @@ impl IterationLine {
         }
     }
 
+    /// When the step ended.
+    #[must_use]
+    pub fn end(&self) -> Duration {
+        self.begin + self.took
+    }
+
     /// Reads a line; none when it is not one of ours, or lacks the time of the step's begin.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {

@@ -335,11 +335,8 @@ fn a_run_replayed_with_its_own_times_decides_the_same() {
         let mut again = what.clone();
         for (worker, log) in again.workers.iter_mut().zip(&first.logs) {
             let nanos = |d: std::time::Duration| tandem_plan::Nanos::from(d);
-            let step = |l: &tandem_sched::iteration::IterationLine| ReplayedStep {
-                iter: l.iter,
-                begin: nanos(l.begin),
-                end: nanos(l.begin + l.took),
-            };
+            let step =
+                |l: &tandem_sched::iteration::IterationLine| ReplayedStep { iter: l.iter, begin: nanos(l.begin), end: nanos(l.end()) };
             worker.costs = StepCosts::Replayed(log.lines.iter().map(step).collect());
         }
         let sent = first.records.iter().map(|r| tandem_plan::Nanos(r.start_ns)).collect();

@@ -76,14 +76,6 @@ pub struct ObservedStep {
     pub gap: Option<(f64, u64)>,
 }
 
-impl ObservedStep {
-    /// When it ended.
-    #[must_use]
-    pub fn end(&self) -> std::time::Duration {
-        self.line.begin + self.line.took
-    }
-}
-
 /// Steps of all workers of one run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Observed {
@@ -102,7 +94,7 @@ impl Observed {
             let mut before: Option<&IterationLine> = None;
             for line in lines {
                 let others = workers.iter().enumerate().filter(|(i, _)| *i != own).map(|(_, (_, lines))| lines.as_slice());
-                let gap = before.map(|b| (line.begin.saturating_sub(b.begin + b.took).as_secs_f64(), b.n_requests));
+                let gap = before.map(|b| (line.begin.saturating_sub(b.end()).as_secs_f64(), b.n_requests));
                 let step = ObservedStep { line: *line, beside_s: beside(line, others), gap };
                 match phase {
                     Phase::Prefill => observed.prefill.push(step),
@@ -155,7 +147,7 @@ impl Observed {
         let (prefill, decode) = (begins(&self.prefill), begins(&self.decode));
         let after = |begins: &[std::time::Duration], t| begins.get(begins.partition_point(|b| *b < t)).copied();
         let commit = |s: &ObservedStep| {
-            let end = s.end();
+            let end = s.line.end();
             let next = after(&decode, end)?;
             let is_last = after(&prefill, end).is_none_or(|chunk| chunk > next);
             is_last.then(|| (next - end).as_secs_f64())
@@ -185,13 +177,13 @@ impl Observed {
 
 /// Seconds of `line` during which so many of `others` computed.
 fn beside<'a>(line: &IterationLine, others: impl Iterator<Item = &'a [IterationLine]>) -> [f64; 4] {
-    let (begin, end) = (line.begin, line.begin + line.took);
+    let (begin, end) = (line.begin, line.end());
     let mut changes = vec![(begin, 0), (end, 0)];
     for lines in others {
-        let first = lines.partition_point(|l| l.begin + l.took <= begin);
+        let first = lines.partition_point(|l| l.end() <= begin);
         for other in lines[first..].iter().take_while(|l| l.begin < end) {
             changes.push((other.begin.max(begin), 1));
-            changes.push(((other.begin + other.took).min(end), -1));
+            changes.push((other.end().min(end), -1));
         }
     }
     changes.sort_unstable();

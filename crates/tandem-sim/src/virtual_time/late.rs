@@ -22,14 +22,14 @@ impl Late {
         let (mut token, mut commit) = (Vec::new(), Vec::new());
         for (Observed { prefill, decode }, seen) in runs {
             for first in seen {
-                let n_ended = prefill.partition_point(|s| s.end() <= *first);
-                let Some(end) = n_ended.checked_sub(1).map(|i| prefill[i].end()) else { continue };
+                let n_ended = prefill.partition_point(|s| s.line.end() <= *first);
+                let Some(end) = n_ended.checked_sub(1).map(|i| prefill[i].line.end()) else { continue };
                 let goes_on = |until: Duration| prefill.get(n_ended).is_some_and(|next| next.line.begin < until);
                 if goes_on(*first) {
                     token.push((*first - end).as_secs_f64());
                 }
                 let n_begun = decode.partition_point(|s| s.line.begin < end);
-                let rests = n_begun.checked_sub(1).is_none_or(|last: usize| decode[last].end() < end);
+                let rests = n_begun.checked_sub(1).is_none_or(|last: usize| decode[last].line.end() < end);
                 let next = decode.get(n_begun).map(|s: &ObservedStep| s.line.begin);
                 commit.extend(next.filter(|begin| rests && goes_on(*begin)).map(|begin| (begin - end).as_secs_f64()));
             }

@@ -42,7 +42,7 @@ impl Replay {
             let lines = text.lines().filter_map(IterationLine::parse);
             // The canary's steps came before the load.
             let lines = lines.filter(|line| line.rank == 0 && line.begin > std::time::Duration::from_nanos(origin));
-            let step = |line: IterationLine| ReplayedStep { iter: line.iter, begin: since(line.begin), end: since(line.begin + line.took) };
+            let step = |line: IterationLine| ReplayedStep { iter: line.iter, begin: since(line.begin), end: since(line.end()) };
             steps.push(lines.map(step).collect());
         }
         Ok(Replay { plan, sent: sent.into_iter().map(|ns| Nanos(ns - origin)).collect(), steps })
